@@ -1,0 +1,1 @@
+"""One file a published method; the contract is in base.py."""

@@ -1,0 +1,1 @@
+"""Tables of photos, and how their rows reach the devices."""

@@ -1,0 +1,1 @@
+"""Judges: retrieval, episodes, classification, and the report."""

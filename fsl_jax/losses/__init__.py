@@ -1,0 +1,1 @@
+"""Distances and losses: elements with a mask, and the reducers that divide."""

@@ -1,0 +1,1 @@
+"""Flax networks: [b, h, w, c] -> (embedding, intermediates)."""

@@ -1,0 +1,1 @@
+"""Published weights, read without the framework that wrote them."""

@@ -1,0 +1,1 @@
+"""Primitives of the hot path, with their own derivatives and batching rules."""

@@ -1,0 +1,1 @@
+"""Plans: pure functions from (seed, step) to row numbers."""

@@ -1,0 +1,1 @@
+"""Index a catalogue, search it, classify from a few photos."""

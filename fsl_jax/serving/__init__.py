@@ -1,0 +1,1 @@
+"""The web service, its page, and exported artifacts."""

@@ -1,0 +1,1 @@
+"""The one loop and the one step that every method shares."""

@@ -1,0 +1,25 @@
+"""Eight CPU devices, no silent broadcasting between ranks, and the real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REAL_DATA = Path(os.environ.get("FSL_JAX_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Returns the folder of a real data set, or skips the test where it is not on this machine."""
+
+    def folder(name: str) -> Path:
+        if not (REAL_DATA / name).is_dir():
+            pytest.skip(f"real data {name!r} is not at {REAL_DATA}; set FSL_JAX_DATA to its parent folder")
+        return REAL_DATA / name
+
+    return folder
