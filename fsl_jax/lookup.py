@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -41,3 +43,32 @@ def find(package: str, module: str, attribute: str) -> Any:
         able = [name for name in known(package) if hasattr(importlib.import_module(f"{package}.{name}"), attribute)]
         raise ValueError(f"{module!r} in {kind} has no {attribute}; {closest(module, able)}")
     return found
+
+
+def with_options(function: Callable, options: Mapping[str, Any], section: str, *arguments: Any, **keywords: Any) -> Any:
+    """Calls a function with options from a config; none is filtered.
+
+    Args:
+      function: What is built.
+      options: Keyword arguments as the config names them.
+      section: Where the config has them, for messages.
+      *arguments: Further positional arguments, which no config names.
+      **keywords: Further keyword arguments, which no config names.
+
+    Raises:
+      ValueError: An option is unknown, or one that has no default is missing.
+    """
+    parameters = inspect.signature(function).parameters
+    choices = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind != parameter.POSITIONAL_ONLY and name not in (*keywords, "parent", "name", "args", "kwargs")
+    ][len(arguments) :]
+    for name in options:
+        if name not in choices:
+            raise ValueError(f"{section} has no option {name!r}; {closest(name, choices)}")
+    given = {*options, *keywords}
+    needed = [name for name in choices if parameters[name].default is inspect.Parameter.empty and name not in given]
+    if needed:
+        raise ValueError(f"{section} lacks {', '.join(needed)}: set it, as in --{section}.{needed[0]}=...")
+    return function(*arguments, **dict(options), **keywords)

@@ -38,7 +38,7 @@ class Batch:
 
     image: UInt8[Array, "*b h w c"] | Float[Array, "*b h w c"]
     label: Int[Array, "*b"]
-    columns: dict[str, Num[Array, "*b ..."]] = flax.struct.field(default_factory=dict)
+    columns: dict[str, Num[Array, "..."]] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -1,0 +1,242 @@
+"""The contract that every method fulfils, and what methods over few-shot tasks share.
+
+An algorithm knows neither files nor devices nor optimisers. The step hands it a batch with prepared (float) photos;
+photos that were spread over devices come back as one mean.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from fsl_jax.losses import reduce, softmax
+from fsl_jax.models.layers import Statistics, is_transductive, norm_statistics
+from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar
+
+Result = TypeVar("Result")
+
+
+@flax.struct.dataclass
+class Variables:
+    """What a method has learned.
+
+    Attributes:
+      params: Moved by the gradient.
+      collections: Moved by the forward pass, such as running statistics.
+      extra: Moved by the method itself, such as a teacher.
+    """
+
+    params: Params
+    collections: Collections = flax.struct.field(default_factory=dict)
+    extra: Any = flax.struct.field(default_factory=dict)
+
+
+class Algorithm(Protocol):
+    """A published method: model, loss and prediction.
+
+    Attributes:
+      takes_episodes: Whether it learns from an `Episode` (tasks are spread over the devices) or from a `Batch`.
+    """
+
+    takes_episodes: bool
+
+    def init(self, key: Key, sample: Batch | Episode) -> Variables:
+        """Makes the first variables; `sample` has prepared photos."""
+
+    def gradient(
+        self, params: Params, collections: Collections, batch: Any, key: Key
+    ) -> tuple[tuple[Scalar, Aux], Params]:
+        """Returns ((loss, aux), gradient); `key` is one key, or one a task where tasks are given."""
+
+    def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
+        """Returns at least "embedding" [n, d]; a photo's does not depend on the other photos."""
+
+    def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
+        """Returns logits of the queries."""
+
+    def after_update(self, variables: Variables) -> Variables:
+        """Moves what no gradient moves."""
+
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """Says what belongs to every figure of this method, such as its norm mode."""
+
+
+def _largest_divisor(count: int, limit: int) -> int:
+    return max(part for part in range(1, min(count, limit) + 1) if count % part == 0)
+
+
+def chunk_of_tasks(tasks: int, wanted: int) -> int:
+    """Returns how many tasks are computed side by side: a divisor of `tasks`.
+
+    Args:
+      tasks: Tasks on one device.
+      wanted: At most so many; 0 takes one on a CPU, where tasks side by side only leave the cache, and all on an
+        accelerator, which they fill.
+    """
+    limit = wanted or (1 if jax.default_backend() == "cpu" else tasks)
+    return _largest_divisor(tasks, limit)
+
+
+def sum_over_tasks(function: Callable[[Any], Result], tasks: PyTree, *, chunk: int) -> Result:
+    """Adds a function's results over the leading axis of its input, in memory for one chunk.
+
+    Args:
+      function: Of one task.
+      tasks: Arrays with a leading task axis.
+      chunk: Tasks side by side; a divisor of their number.
+
+    Returns:
+      The sum; leaves keep their shapes.
+    """
+    count = jax.tree.leaves(tasks)[0].shape[0]
+    chunks = tasks if chunk == 1 else jax.tree.map(lambda a: a.reshape(count // chunk, chunk, *a.shape[1:]), tasks)
+
+    def sum_of(part: Any) -> Result:
+        if chunk == 1:
+            return function(part)
+        return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.vmap(function)(part))
+
+    if count == chunk:
+        return sum_of(jax.tree.map(lambda a: a[0], chunks))
+    shapes = jax.eval_shape(sum_of, jax.tree.map(lambda a: a[0], chunks))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    return lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, sum_of(part)), None), zeros, chunks)[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeAlgorithm:
+    """A method whose loss is the mean over few-shot tasks; subclasses say what happens in one task.
+
+    Attributes:
+      network: Photos to (output, intermediates).
+      norm: Its norm mode.
+      chunk: Tasks side by side; see `chunk_of_tasks`.
+    """
+
+    network: nn.Module
+    norm: str
+    chunk: int = 0
+    takes_episodes = True
+
+    def task_loss(
+        self, params: Params, collections: Collections, task: Episode, key: Key
+    ) -> tuple[Scalar, Aux]:
+        """Returns the loss of one task, whose arrays have no task axis."""
+        raise NotImplementedError
+
+    def task_logits(self, variables: Variables, task: Episode) -> Float[Array, "q way"]:
+        """Returns the logits of one task's queries."""
+        raise NotImplementedError
+
+    def init(self, key: Key, sample: Episode) -> Variables:
+        """Makes the first variables from the shapes of an episode."""
+        images = sample.support.image[0]
+        variables = dict(self.network.init(key, images, statistics="batch"))
+        return Variables(params=variables.pop("params"), collections=variables)
+
+    def loss(
+        self, params: Params, collections: Collections, batch: Episode, key: Key
+    ) -> tuple[Scalar, Aux]:
+        """Averages the loss over the tasks of a meta-batch."""
+        chunk = chunk_of_tasks(batch.tasks, self.chunk)
+        total = sum_over_tasks(
+            lambda task: self.task_loss(params, collections, *task), (batch, key), chunk=chunk
+        )
+        return _averaged(total, batch.tasks)
+
+    def gradient(
+        self, params: Params, collections: Collections, batch: Episode, key: Key
+    ) -> tuple[tuple[Scalar, Aux], Params]:
+        """Averages loss and gradient over the tasks; a chunk's gradient is taken before the next chunk starts."""
+        chunk = chunk_of_tasks(batch.tasks, self.chunk)
+        gradient = jax.value_and_grad(self.task_loss, has_aux=True)
+        total, gradients = sum_over_tasks(
+            lambda task: gradient(params, collections, *task), (batch, key), chunk=chunk
+        )
+        return _averaged(total, batch.tasks), jax.tree.map(lambda a: a / batch.tasks, gradients)
+
+    def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
+        """Returns the logits of every task's queries."""
+        chunk = chunk_of_tasks(episode.tasks, self.chunk)
+        if chunk == episode.tasks:
+            return jax.vmap(lambda task: self.task_logits(variables, task))(episode)
+        return lax.map(lambda task: self.task_logits(variables, task), episode, batch_size=chunk)
+
+    def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
+        """Embeds photos with running statistics, so that a photo's embedding is its own."""
+        embedding, _ = self.apply(variables.params, variables.collections, images, statistics="running")
+        return {"embedding": embedding}
+
+    def apply(
+        self, params: Params, collections: Collections, images: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> tuple[Array, Any]:
+        """Runs the network without keeping new statistics."""
+        return self.network.apply({"params": params, **collections}, images, statistics=statistics)
+
+    def apply_and_gather(
+        self, params: Params, collections: Collections, images: Float[Array, "n h w c"]
+    ) -> tuple[Array, Collections]:
+        """Runs the network on its photos' statistics, and returns its output and the running statistics after it."""
+        (output, _), gathered = self.network.apply(
+            {"params": params, **collections}, images, statistics="batch", mutable=list(collections)
+        )
+        return output, dict(gathered)
+
+    def after_update(self, variables: Variables) -> Variables:
+        """Leaves the variables as they are."""
+        return variables
+
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """Names the norm mode, and whether it makes predictions transductive."""
+        return {"norm_mode": self.norm, "transductive": is_transductive(self.norm)}
+
+
+class OnePass(EpisodeAlgorithm):
+    """A method that embeds support and query photos in one pass, and has no step between them."""
+
+    def logits(
+        self, support: Float[Array, "s d"], query: Float[Array, "q d"], *, way: int
+    ) -> Float[Array, "q way"]:
+        """Returns the logits of one task's queries; support rows are ordered by label, equally many each."""
+        raise NotImplementedError
+
+    def task_loss(
+        self, params: Params, collections: Collections, task: Episode, key: Key
+    ) -> tuple[Scalar, Aux]:
+        """Classifies the queries among all labels of the episode."""
+        del key
+        embeddings, gathered = self.apply_and_gather(params, collections, _photos(task))
+        value, metrics = query_loss(self._split(embeddings, task), task.query.label)
+        return value, Aux(gathered, metrics)
+
+    def task_logits(self, variables: Variables, task: Episode) -> Float[Array, "q way"]:
+        """Classifies the queries of one task."""
+        statistics = norm_statistics(self.norm, training=False)
+        embeddings, _ = self.apply(variables.params, variables.collections, _photos(task), statistics=statistics)
+        return self._split(embeddings, task)
+
+    def _split(self, embeddings: Float[Array, "n d"], task: Episode) -> Float[Array, "q way"]:
+        supports = task.support.label.shape[0]
+        return self.logits(embeddings[:supports], embeddings[supports:], way=task.way)
+
+
+def _photos(task: Episode) -> Float[Array, "n h w c"]:
+    return jnp.concatenate([task.support.image, task.query.image])
+
+
+def _averaged(total: tuple[Scalar, Aux], tasks: int) -> tuple[Scalar, Aux]:
+    loss, aux = total
+    collections = jax.tree.map(lambda a: a / tasks, aux.collections)
+    return loss / tasks, Aux(collections, aux.metrics)
+
+
+def query_loss(logits: Float[Array, "q way"], labels: Array) -> tuple[Scalar, dict[str, Mean]]:
+    """Returns mean cross entropy and accuracy of one task's queries."""
+    value = reduce.mean(softmax.cross_entropy(logits, labels))
+    return value, {"loss": Mean.of(value), "accuracy": Mean.of(softmax.hits(logits, labels))}

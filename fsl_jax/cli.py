@@ -1,0 +1,107 @@
+"""The console script fsl-jax: flags only; each command is one call."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Few-shot learning and image retrieval.", no_args_is_help=True, pretty_exceptions_show_locals=False
+)
+
+Source = Annotated[str, typer.Option("--source", help="Data source, such as image_folder or omniglot.")]
+Root = Annotated[str | None, typer.Option("--root", help="Folder or file that the source reads.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="Option of the source, such as min_photos=2; repeatable."
+    ),
+]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Ends a command whose input is wrong with one line on stderr and status 1; use it as a decorator too."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from error
+
+
+def parse_options(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Reads "key=value" pairs.
+
+    Values are Python literals where they can be: numbers, True, None, (0.8, 0.1, 0.1), {"train": "train"}.
+    Anything else is text, or several texts where it has commas.
+
+    Raises:
+      ValueError: A pair has no "=", or a key is there twice.
+
+    Example:
+      >>> parse_options(["min_photos=2", "levels=category,subcategory", "name=cifar100"])
+      {'min_photos': 2, 'levels': ('category', 'subcategory'), 'name': 'cifar100'}
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"option {pair!r} is not key=value, such as min_photos=2")
+        if key in options:
+            raise ValueError(f"option {key!r} is given twice; keep one")
+        options[key] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # not a literal: plain text
+        return tuple(text.split(",")) if "," in text else text
+
+
+@app.command()
+@plain_errors()
+def validate(
+    source: Source,
+    root: Root = None,
+    shot: Annotated[
+        int | None, typer.Option(min=0, help="Support photos a label that episodes need.")
+    ] = None,
+    query: Annotated[int | None, typer.Option(min=0, help="Query photos a label that episodes need.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    option: Options = None,
+) -> None:
+    """Looks every photo of a data set over: broken files, equal photos, rare labels, queries without a match.
+
+    Exit status: 0 no problems, 1 the set cannot be read at all, 2 wrong usage, 3 problems were found.
+    """
+    from fsl_jax.data.source import ALL_SPLITS, load_source, skipped_by
+    from fsl_jax.data.validate import validate as look_over
+
+    options = parse_options(option)
+    table = load_source(source, root, ALL_SPLITS, options)
+    report = look_over(table, shot=shot, query=query, skipped=skipped_by(source, root, options))
+    if json:
+        import json as json_format
+
+        typer.echo(json_format.dumps(report.as_json(), ensure_ascii=False, indent=2))
+    else:
+        from rich.console import Console
+
+        from fsl_jax.data.report import print_report
+
+        print_report(report, Console())
+    if report.problems:
+        raise typer.Exit(3)
+
+
+@app.command()
+@plain_errors()
+def prepare(source: Source, root: Root = None, option: Options = None) -> None:
+    """Downloads, draws or converts a data set, or says what to get, from where, and where to put it."""
+    from fsl_jax.data.prepare import prepare as put_in_place
+
+    typer.echo(put_in_place(source, root, parse_options(option)))

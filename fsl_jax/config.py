@@ -1,0 +1,137 @@
+"""The defaults that all configs share, and the way from a name on the command line to a config file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from fsl_jax.lookup import closest
+
+CONFIG_FOLDERS = (
+    Path(__file__).parent / "configs",  # beside the installed package
+    Path(__file__).parent.parent / "configs",  # in a checkout
+)
+
+
+def config_file(name: str) -> str:
+    """Finds a config: a file as it is, or an installed one by its name, such as "maml".
+
+    Raises:
+      ValueError: There is neither; the message lists the installed ones.
+    """
+    if Path(name).is_file():
+        return name
+    installed = {file.stem: file for folder in CONFIG_FOLDERS for file in sorted(folder.glob("*.py"))}
+    if Path(name).stem in installed and name in (Path(name).stem, f"configs/{Path(name).stem}.py"):
+        return str(installed[Path(name).stem])
+    raise ValueError(f"no config {name!r}; {closest(Path(name).stem, [*installed])}")
+
+
+def base_config() -> ConfigDict:
+    """Returns the fields that every config has; each file in configs/ changes some.
+
+    Options of a source, a model or a method lie under its own name, so that another one is chosen with one flag, and
+    an option that it does not know is an error.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.preset = ""
+    config.data = _data()
+    config.episode = ConfigDict({"tasks": 4, "way": 5, "shot": 1, "queries": 3})
+    config.augment = ConfigDict({"flip": False, "shift": 0, "light": 0.0})
+    config.model = ConfigDict({"name": "conv4", "options": {}})
+    config.algorithm = ConfigDict({"name": "", "options": {}})
+    config.optimizer = ConfigDict(
+        {
+            "name": "adam",
+            "learning_rate": 1e-3,
+            "schedule": "constant",
+            "warmup": 0,
+            "final": 0.0,
+            "halve_every": 0,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+            "clip_value": 0.0,
+            "clip_norm": 0.0,
+            "rules": (),
+        }
+    )
+    config.train = ConfigDict(
+        {"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 500, "devices": 0}
+    )
+    config.eval = ConfigDict(
+        {
+            "every": 500,
+            "split": "val",
+            "test_split": "test",
+            "episodes": 600,
+            "episodes_during": 100,
+            "way": 5,
+            "shot": 1,
+            "queries": 3,
+            "seed": 1,
+            "retrieval": True,
+            "distance": "cosine",
+        }
+    )
+    return config
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict(
+        {
+            "source": "catalogue",
+            "root": "",
+            "train_split": "train",
+            "size": 32,
+            "channels": 3,
+            "fit": "pad",
+            "mean": (0.5,),
+            "std": (0.25,),
+            "min_photos": 1,
+            "unreadable": "refuse",
+            "resident_gb": 4.0,
+            "reading_threads": 8,
+            "steps_ahead": 16,
+            # Options of each source, under its name.
+            "catalogue": {"labels": 600, "photos": 6, "seed": 0},
+            "image_folder": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "csv_manifest": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "omniglot": {"split_rule": "lake", "rotations": False, "lists": placeholder(str)},
+            "fashion_mnist": {"split_rule": "labels", "fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "tfds": {"name": "", "fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+        }
+    )
+    # What sources draw or shrink themselves has the size of the run.
+    data.catalogue.size = data.get_ref("size")
+    data.catalogue.channels = data.get_ref("channels")
+    data.omniglot.side = data.get_ref("size")
+    data.tfds.side = data.get_ref("size")
+    return data
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as plain JSON values."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested config with one dotted name a value."""
+    result: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        result |= inner
+    return result
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], *, but: tuple[str, ...] = ()) -> list[str]:
+    """Lists where two configs differ, such as "seed: 0 -> 1", besides the names that start with one of `but`."""
+    olds, news = flat(old), flat(new)
+    missing = "(not there)"
+    return [
+        f"{name}: {olds.get(name, missing)} -> {news.get(name, missing)}"
+        for name in sorted(olds.keys() | news.keys())
+        if olds.get(name, missing) != news.get(name, missing) and not name.startswith(but or ("\0",))
+    ]

@@ -1,0 +1,77 @@
+"""From the config's data section to tables that can be sampled."""
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from fsl_jax.data.augment import Preprocess
+from fsl_jax.data.read import Unreadable, check_photos, read_all, without_broken
+from fsl_jax.data.table import Table
+from fsl_jax.lookup import find, with_options
+
+
+def preprocess_of(config: ConfigDict) -> Preprocess:
+    """Returns how photos are prepared, from `config.data`."""
+    return Preprocess(
+        size=config.size, channels=config.channels, fit=config.fit, mean=tuple(config.mean), std=tuple(config.std)
+    )
+
+
+def load_split(config: ConfigDict, split: str) -> Table:
+    """Loads one split of the configured source, ready for a reader.
+
+    Photos are read into memory where they fit `config.resident_gb`; otherwise every file is checked, and stays a
+    file. Unreadable photos are refused or dropped here, never met in training.
+
+    Args:
+      config: `config.data`.
+      split: "train", "val", "test", or several joined by "+".
+
+    Returns:
+      Rows sorted by label, each label with at least `config.min_photos` photos.
+
+    Raises:
+      ValueError: The source, its folder, or its photos are not as expected.
+    """
+    load = find("fsl_jax.data.sources", config.source, "load")
+    options = config.get(config.source, ConfigDict())
+    table = with_options(load, options, f"config.data.{config.source}", config.root or None, split)
+    if fits(table, config):
+        table = read_all(
+            table, size=config.size, channels=config.channels, fit=config.fit, unreadable=config.unreadable
+        )
+    else:
+        table = _checked(table, config.unreadable)
+    return with_enough_photos(table, config.min_photos)
+
+
+def fits(table: Table, config: ConfigDict) -> bool:
+    """Whether a table's photos fit the memory that they may take on each device."""
+    return len(table) * config.size**2 * config.channels <= config.resident_gb * 1e9
+
+
+def _checked(table: Table, unreadable: Unreadable) -> Table:
+    broken = check_photos(table)
+    return without_broken(table, broken, unreadable)[0] if broken else table
+
+
+def with_enough_photos(table: Table, least: int) -> Table:
+    """Drops the labels with fewer than `least` photos, and says how many."""
+    counts = table.label.counts()
+    poor = counts < least
+    if not poor.any():
+        return table
+    logging.warning(
+        "%s: dropped %d of %d labels with fewer than %d photos", table.source, int(poor.sum()), len(counts), least
+    )
+    kept = ~poor[table.label.codes]
+    if not kept.any():
+        raise ValueError(
+            f"no label of {table.source} has {least} photos: lower --config.data.min_photos "
+            f"(the most that a label has is {int(counts.max())})"
+        )
+    return _without_empty_labels(table.take(kept))
+
+
+def _without_empty_labels(table: Table) -> Table:
+    return table.select("+".join(sorted(set(table.split))))

@@ -1,0 +1,109 @@
+"""Streams batches from files that are too many for the devices: rows are planned on the host, photos read by threads."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, UInt8
+
+from fsl_jax.data.read import Fit, read_photo
+from fsl_jax.data.table import Table
+from fsl_jax.mesh import rows_sharding
+from fsl_jax.sampling.episodes import EpisodePlan, LabelRows
+from fsl_jax.types import Episode, Key
+
+
+@flax.struct.dataclass
+class StreamedPhotos:
+    """One step's photos, in the order of the plan's rows."""
+
+    images: UInt8[Array, "tasks way photos h w c"]
+
+
+@dataclasses.dataclass
+class StreamingReader:
+    """Reads batches from disk, ahead of the step that needs them.
+
+    Rows come from the same plan as a resident set's, computed on the host's CPU device, so that both readers give the
+    same batches. Threads read and decode photos; they never touch JAX.
+
+    Attributes:
+      table: Photos as files, sorted by label; or as an array that is too large for the devices.
+      plan: Which rows a step has.
+      key: Of the draws.
+      mesh: Over which rows are spread.
+      size: Pixels a side.
+      channels: Colours of a photo.
+      fit: How a photo is made square.
+      threads: Reading threads.
+      ahead: Steps whose photos are read before they are asked for.
+    """
+
+    table: Table
+    plan: EpisodePlan
+    key: Key
+    mesh: Mesh
+    size: int
+    channels: int
+    fit: Fit
+    threads: int
+    ahead: int
+    constant: Any = ()
+    _steps: Iterator[np.ndarray] | None = dataclasses.field(default=None, repr=False)
+    _next_step: int = -1
+
+    def __post_init__(self) -> None:
+        self._cpu = jax.local_devices(backend="cpu")[0]
+        with jax.default_device(self._cpu):
+            columns = LabelRows.of(self.table)
+            key = jax.device_put(self.key, self._cpu)
+            self._rows = jax.jit(lambda step: self.plan.rows(columns, key, step))
+
+    def rows(self, step: int) -> Int[np.ndarray, "tasks way photos"]:
+        """Returns the rows of one step."""
+        with jax.default_device(self._cpu):
+            return np.asarray(self._rows(np.int32(step)))
+
+    def inputs(self, step: int, count: int) -> StreamedPhotos:
+        """Returns the photos of the steps from `step` on, spread over the devices by task."""
+        if step != self._next_step or self._steps is None:
+            self.close()
+            self._steps = self._read_from(step)
+        images = np.stack([next(self._steps) for _ in range(count)])
+        self._next_step = step + count
+        return StreamedPhotos(jax.device_put(images, rows_sharding(self.mesh, axis=1)))
+
+    def fetch(self, constant: Any, given: StreamedPhotos) -> Episode:
+        """Parts one step's photos; runs inside the jitted step."""
+        del constant
+        return self.plan.assemble(given.images)
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._steps = None
+        self._next_step = -1
+
+    def _read_from(self, step: int) -> Iterator[np.ndarray]:
+        while True:
+            rows = np.stack([self.rows(step + i) for i in range(self.ahead)])
+            yield from self._read(rows)
+            step += self.ahead
+
+    def _read(self, rows: Int[np.ndarray, "steps tasks way photos"]) -> Iterator[np.ndarray]:
+        import grain
+
+        a_step = rows[0].size
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * a_step)
+        photos = grain.MapDataset.source(rows.reshape(-1)).map(self.photo).to_iter_dataset(options).batch(a_step)
+        for images in photos:
+            yield images.reshape(*rows.shape[1:], self.size, self.size, self.channels)
+
+    def photo(self, row: int) -> UInt8[np.ndarray, "h w c"]:
+        """Reads the photo of a row."""
+        if self.table.images is not None:
+            return self.table.images[row]
+        return read_photo(self.table.file(int(row)), size=self.size, channels=self.channels, fit=self.fit)

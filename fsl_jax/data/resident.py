@@ -1,0 +1,74 @@
+"""Reads batches from a set that lies on the devices as uint8: rows are drawn and gathered inside the jitted step."""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, UInt8
+
+from fsl_jax.data.table import Table
+from fsl_jax.mesh import replicated, rows_sharding
+from fsl_jax.sampling.episodes import EpisodePlan, LabelRows
+from fsl_jax.types import Episode, Key
+
+
+@flax.struct.dataclass
+class ResidentSet:
+    """A whole set on each device.
+
+    Attributes:
+      images: All photos.
+      columns: Where the labels lie.
+      key: Of the draws.
+    """
+
+    images: UInt8[Array, "n h w c"]
+    columns: LabelRows
+    key: Key
+
+
+@dataclasses.dataclass(frozen=True)
+class ResidentReader:
+    """Gathers batches on the devices.
+
+    Attributes:
+      constant: What `fetch` is given at each step; it stays where it is.
+      plan: Which rows a step has.
+      mesh: Over which its rows are spread.
+    """
+
+    constant: ResidentSet
+    plan: EpisodePlan
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, table: Table, plan: EpisodePlan, key: Key, mesh: Mesh) -> "ResidentReader":
+        """Puts a table with `images` on the devices of a mesh."""
+        if table.images is None:
+            raise ValueError(f"{table.source}: its photos are files; read them first (fsl_jax.data.read.read_all)")
+        resident = ResidentSet(table.images, LabelRows.of(table), key)
+        return cls(jax.device_put(resident, replicated(mesh)), plan, mesh)
+
+    def inputs(self, step: int, count: int) -> Int[np.ndarray, "count"]:
+        """Returns what the steps from `step` on are given: their numbers."""
+        return np.arange(step, step + count, dtype=np.int32)
+
+    def fetch(self, constant: ResidentSet, given: Int[Array, ""]) -> Episode:
+        """Draws and gathers one step's photos; runs inside the jitted step."""
+        rows = self.plan.rows(constant.columns, constant.key, given)
+        rows = lax.with_sharding_constraint(rows, rows_sharding(self.mesh))
+        return self.plan.assemble(jnp.take(constant.images, rows, axis=0, mode="clip"))
+
+    def close(self) -> None:
+        """Has nothing to stop."""
+
+
+def resident_bytes(table: Table, *, size: int, channels: int) -> int:
+    """Returns how much memory a table takes on each device."""
+    return len(table) * size * size * channels
+
+

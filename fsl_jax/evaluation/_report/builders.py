@@ -1,0 +1,331 @@
+"""Makes parts of a report from what training and evaluation give."""
+
+import json
+import math
+import platform
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from fsl_jax.evaluation._report.parts import Bars, Curve, EpisodePicture, Figures, Note, Picture, Strip
+from fsl_jax.evaluation._report.scale import figure, is_share, percent
+
+Photo = UInt8[np.ndarray, "h w c"]
+
+
+def curves_from_log(metrics_jsonl: Path, *, log_y: Collection[str] = ()) -> list[Curve]:
+    """Draws a training log: "train/loss" and "eval/loss" become two lines of the chart "loss".
+
+    A step that was written twice, by a run that was resumed, keeps its last value. A record that the end of a
+    killed process cut off is left out. Text and truth values are no figures and are left out too.
+
+    Args:
+      metrics_jsonl: One JSON record a line, such as {"step": 100, "train/loss": 0.5}.
+      log_y: Charts with a logarithmic y axis.
+
+    Returns:
+      One chart a name after the last slash, in the order of the log; none for an empty log.
+
+    Raises:
+      ValueError: A line is whole but no record with a number as its step.
+    """
+    charts: dict[str, dict[str, dict[float, float]]] = {}
+    for step, key, value in _points(metrics_jsonl):
+        line, _, chart = key.rpartition("/")
+        charts.setdefault(chart, {}).setdefault(line or _words(chart), {})[step] = value
+    return [
+        Curve(_words(chart), {name: _sorted(line) for name, line in lines.items()}, "step", _words(chart),
+              log_y=chart in log_y)
+        for chart, lines in charts.items()
+    ]  # fmt: skip
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _sorted(line: Mapping[float, float]) -> tuple[list[float], list[float]]:
+    steps = sorted(line)
+    return steps, [line[step] for step in steps]
+
+
+def _points(path: Path) -> Iterator[tuple[float, str, float]]:
+    """Reads (step, name, value) from a log; null is NaN."""
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        record = _record(text) if text.strip() else None
+        if record is None:
+            continue
+        if not isinstance(record, dict) or not _is_number(record.get("step")):
+            raise ValueError(
+                f'{path}:{number} is {text[:60]!r}; expected such as {{"step": 100, "train/loss": 0.5}}'
+            )
+        for key, value in record.items():
+            if key != "step" and (value is None or _is_number(value)):
+                yield record["step"], key, math.nan if value is None else float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _record(text: str) -> object:
+    """Reads a line; None where it was cut off.
+
+    A resumed run may have gone on writing right behind a record that was cut off: records are flat, so the
+    whole one begins at the last brace.
+    """
+    for start in (0, text.rfind("{")):
+        try:
+            return json.loads(text[max(start, 0) :])
+        except json.JSONDecodeError:
+            continue
+    return None if text.lstrip().startswith("{") and not text.rstrip().endswith("}") else text
+
+
+def result_figures(result: Mapping[str, float | str | int], *, title: str = "Result") -> Figures:
+    """Formats what an evaluation found.
+
+    Args:
+      result: By name. "accuracy_ci95" is shown with "accuracy" as "97.1 % ± 0.3", and "chance", or 1 / "way"
+        where it is not given, beside it. "transductive" is said with "norm_mode". Names after a common prefix
+        ("test/accuracy") go together.
+      title: Heading of the table.
+
+    Returns:
+      One row a name, in the order given.
+    """
+    rows = {}
+    for key, value in result.items():
+        prefix, _, name = key.rpartition("/")
+        mine = {k.removeprefix(f"{prefix}/"): v for k, v in result.items() if k.rpartition("/")[0] == prefix}
+        if not _is_told_elsewhere(name, mine):
+            rows[_words(key)] = _told(name, value, mine)
+    return Figures(title, rows)
+
+
+def _is_told_elsewhere(name: str, result: Mapping[str, float | str | int]) -> bool:
+    return (
+        (name.endswith("_ci95") and name.removesuffix("_ci95") in result)
+        or (name == "chance" and "accuracy" in result)
+        or (name == "transductive" and "norm_mode" in result)
+    )
+
+
+def _told(name: str, value: float | str | int, result: Mapping[str, float | str | int]) -> str:
+    """Formats one figure together with those that qualify it."""
+    if name == "norm_mode":
+        return f"{value} (transductive)" if result.get("transductive") else str(value)
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    told = _with_interval(name, float(value), result.get(f"{name}_ci95"))
+    if name != "accuracy" or not {"chance", "way"} & set(result):
+        return told
+    chance = float(result["chance"]) if "chance" in result else 1 / float(result["way"])
+    return f"{told} (chance {percent(chance, 1)})"
+
+
+def _with_interval(name: str, value: float, half_width: float | str | int | None) -> str:
+    """Formats a figure and half the width of its interval with the same unit and decimals."""
+    share = is_share(name, [value])
+    if half_width is None or math.isnan(float(half_width)) or math.isnan(value):
+        return figure(value, share=share)
+    half = float(half_width) * (100 if share else 1)
+    decimals = 1 if share else 4
+    decimals = min(max(decimals, -math.floor(math.log10(half))), 6) if half > 0 else decimals
+    return f"{percent(value, decimals) if share else format(value, f'.{decimals}f')} ± {half:.{decimals}f}"
+
+
+def strips_of_queries(
+    average_precision: Float[np.ndarray, "q"],
+    nearest: Int[np.ndarray, "q k"],
+    *,
+    query_labels: Int[np.ndarray, "q"],
+    gallery_labels: Int[np.ndarray, "g"],
+    names: Sequence[str],
+    query_image: Callable[[int], Photo],
+    gallery_image: Callable[[int], Photo],
+    worst: int,
+    best: int,
+) -> list[Strip]:
+    """Shows what was found for the queries that were answered worst and best.
+
+    Only the photos shown are read.
+
+    Args:
+      average_precision: A query; NaN where it has no match, and is not shown.
+      nearest: Gallery rows, nearest first; negative where there are no more.
+      query_labels: Positions in `names`.
+      gallery_labels: Positions in `names`.
+      names: Name of each label.
+      query_image: Reads the photo of a query row.
+      gallery_image: Reads the photo of a gallery row.
+      worst: Queries of lowest average precision to show, lowest first.
+      best: Queries of highest average precision to show, highest first, without those shown as worst.
+
+    Returns:
+      One strip a query; the earlier row first among equals.
+
+    Raises:
+      ValueError: The arrays differ in their number of queries.
+    """
+    if not len(average_precision) == len(nearest) == len(query_labels):
+        raise ValueError(
+            f"{len(average_precision)} average precisions, {len(nearest)} rows of nearest photos and "
+            f"{len(query_labels)} query labels; give one of each a query"
+        )
+    judged = np.flatnonzero(~np.isnan(average_precision))
+    low = judged[np.argsort(average_precision[judged], kind="stable")][:worst]
+    high = judged[np.argsort(-average_precision[judged], kind="stable")]
+    high = high[~np.isin(high, low)][:best]
+
+    def strip(kind: str, place: int, query: int) -> Strip:
+        label = query_labels[query]
+        asked = Picture(query_image(query), names[label])
+        found = [
+            Picture(gallery_image(row), names[gallery_labels[row]], bool(gallery_labels[row] == label))
+            for row in map(int, nearest[query])
+            if row >= 0
+        ]
+        precision = percent(float(average_precision[query]), 1)
+        return Strip(f"{kind} query {place}: {names[label]}, average precision {precision}", [asked, *found])
+
+    shown = [("Worst", rank, int(query)) for rank, query in enumerate(low, start=1)]
+    shown += [("Best", rank, int(query)) for rank, query in enumerate(high, start=1)]
+    return [strip(*which) for which in shown]
+
+
+def episode_picture(
+    title: str,
+    support: UInt8[np.ndarray, "way shot h w c"],
+    query: UInt8[np.ndarray, "way queries h w c"],
+    predicted: Int[np.ndarray, "way queries"],
+    *,
+    names: Sequence[str] = (),
+) -> EpisodePicture:
+    """Shows one episode, with what each query photo was taken for where that is wrong.
+
+    Args:
+      title: Heading of the episode.
+      support: Photos by label.
+      query: Photos by label.
+      predicted: 0 to way - 1.
+      names: Name of each label; "label 0" and so on where empty.
+
+    Returns:
+      A part for `render`.
+    """
+    called = names or [f"label {i}" for i in range(len(support))]
+    judged = [
+        [Picture(image, "" if guess == label else f"taken for {called[guess]}", bool(guess == label))
+         for image, guess in zip(images, guesses, strict=True)]
+        for label, (images, guesses) in enumerate(zip(query, predicted, strict=True))
+    ]  # fmt: skip
+    return EpisodePicture(title, [[Picture(image) for image in images] for images in support], judged, called)
+
+
+def interpolated_precision(ranks: Float[np.ndarray, "q p"], *, levels: int) -> Float[np.ndarray, "levels"]:
+    """Averages the interpolated precision over the queries at evenly spaced recall levels.
+
+    The precision of a query at a recall level is the highest that it has at this recall or above; that is the
+    11-point curve of information retrieval with `levels` of 11. All is counted from the positives' ranks, so
+    memory grows with queries times positives, whatever the size of the gallery.
+
+    Args:
+      ranks: Of each positive of each query: how many gallery photos are at least as near, itself included, so
+        that 1 is the nearest and tied photos share the last rank of their tie. In any order; a query with
+        fewer positives than p is padded with -1 or infinity.
+      levels: Recall levels 0, 1 / (levels - 1), ..., 1; at least 2.
+
+    Returns:
+      Precision at each level, never rising. A query without positives does not count; NaN where none has any.
+
+    Raises:
+      ValueError: A rank is 0 or NaN, or there are fewer than 2 levels.
+
+    References:
+      Manning, Raghavan, Schütze 2008, Introduction to Information Retrieval, section 8.4,
+      https://nlp.stanford.edu/IR-book/html/htmledition/evaluation-of-ranked-retrieval-results-1.html
+    """
+    if levels < 2:
+        raise ValueError(f"levels is {levels}; expected at least 2, the recalls 0 and 1")
+    ordered, there = _ordered(np.asarray(ranks, float))
+    count = there.sum(axis=1)
+    ordered, there, count = ordered[count > 0], there[count > 0], count[count > 0]
+    if not len(count):
+        return np.full(levels, np.nan)
+    # Of tied positives only the last counts all their hits; the maximum from each place on gives it to all.
+    hits = np.arange(1, ordered.shape[1] + 1, dtype=float)[None]
+    precision = np.where(there, hits / ordered, 0.0)
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    curve = np.empty(levels)
+    for level in range(levels):
+        # The first positive by which this recall is reached; in integers, for 0.3 * 10 is not 3.
+        needed = -(-level * count // (levels - 1))
+        curve[level] = highest[np.arange(len(count)), np.maximum(needed - 1, 0)].mean()
+    return curve
+
+
+def _ordered(ranks: Float[np.ndarray, "q p"]) -> tuple[Float[np.ndarray, "q p"], Bool[np.ndarray, "q p"]]:
+    """Sorts ranks, padding last as infinity, and says which are none."""
+    wrong = np.isnan(ranks) | (ranks == 0)
+    if wrong.any():
+        query = int(np.flatnonzero(wrong.any(axis=1))[0])
+        raise ValueError(
+            f"query {query} has rank {ranks[wrong][0]:g}; ranks start at 1, pad with -1 or infinity"
+        )
+    ordered = np.sort(np.where(ranks > 0, ranks, np.inf), axis=1)
+    return ordered, np.isfinite(ordered)
+
+
+def precision_recall_curve_from_ranks(
+    ranks: Float[np.ndarray, "q p"], *, levels: int, title: str = "Precision and recall"
+) -> Curve:
+    """Draws the mean interpolated precision over recall; see `interpolated_precision`."""
+    recall = np.linspace(0, 1, levels)
+    line = (recall.tolist(), interpolated_precision(ranks, levels=levels).tolist())
+    name = "mean interpolated precision"
+    return Curve(title, {name: line}, "recall", name)
+
+
+def bars_by_category(title: str, figures: Mapping[str, tuple[float, int]]) -> Bars:
+    """Draws one bar a category, the highest first, NaN last.
+
+    Args:
+      title: Such as "mAP by category".
+      figures: (value, count) by category.
+    """
+    ordered = sorted(figures.items(), key=lambda item: (math.isnan(item[1][0]), -item[1][0]))
+    return Bars(title, dict(ordered))
+
+
+def environment_note(command: str | Sequence[str], *, date: str, title: str = "How this was made") -> Note:
+    """Says how to make the report again: command, date, devices, versions.
+
+    Args:
+      command: As typed, or its words, which are quoted as a shell needs it.
+      date: Of the run; given, so that the same run gives the same report.
+      title: Heading of the note.
+    """
+    import jax
+
+    import fsl_jax
+
+    typed = command if isinstance(command, str) else shlex.join(command)
+    versions = {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy")}
+    versions = {"fsl_jax": fsl_jax.__version__, "python": platform.python_version(), **versions}
+    lines = {
+        "date": date,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": str(jax.process_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        **versions,
+    }
+    width = max(map(len, lines))
+    told = [f"{name:<{width}}  {value}" for name, value in lines.items()]
+    return Note(title, "\n".join([f"$ {typed}", "", *told]))

@@ -1,0 +1,60 @@
+"""Embeds all photos of a table; embeddings stay on the devices."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from fsl_jax.data.augment import Preprocess
+from fsl_jax.data.read import Fit, read_photo
+from fsl_jax.data.table import Table
+from fsl_jax.mesh import rows_sharding
+from fsl_jax.progress import track
+
+Embed = Callable[[UInt8[Array, "b h w c"]], Float[Array, "b d"]]
+
+
+def photo_blocks(table: Table, preprocess: Preprocess, *, block: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    """Reads a table's photos in blocks, the last one filled up with empty photos."""
+
+    def photo(row: int) -> np.ndarray:
+        fit: Fit = preprocess.fit  # type: ignore[assignment]
+        return read_photo(table.file(row), size=preprocess.size, channels=preprocess.channels, fit=fit)
+
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(table), block):
+            rows = range(start, min(start + block, len(table)))
+            if table.images is not None:
+                images = table.images[rows.start : rows.stop]
+            else:
+                images = np.stack(list(threads.map(photo, rows)))
+            yield np.pad(images, ((0, block - len(rows)), (0, 0), (0, 0), (0, 0)))
+
+
+def embed_table(
+    embed: Embed, table: Table, preprocess: Preprocess, *, mesh: Mesh, block: int, description: str = "embedding"
+) -> Float[Array, "n d"]:
+    """Embeds every photo of a table.
+
+    Args:
+      embed: Jitted; from uint8 photos to embeddings, each photo by itself.
+      table: Photos.
+      preprocess: Says their size, where they are read from files.
+      mesh: Over which a block's rows are spread.
+      block: Photos at once on each device.
+      description: Of the progress bar.
+
+    Returns:
+      One row a photo, in the table's order, on the devices.
+    """
+    at_once = block * mesh.size
+    parts = []
+    blocks = photo_blocks(table, preprocess, block=at_once)
+    count = -(-len(table) // at_once)
+    for images in track(blocks, description=description, total=count, unit="blocks"):
+        parts.append(embed(jax.device_put(images, rows_sharding(mesh))))
+    return jnp.concatenate(parts)[: len(table)]

@@ -1,0 +1,196 @@
+"""Judges a model on one split: few-shot accuracy on fixed episodes, and retrieval by its embeddings."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from fsl_jax.algorithms.base import Algorithm, Variables
+from fsl_jax.data.augment import Preprocess, prepare_episode
+from fsl_jax.data.table import Table
+from fsl_jax.evaluation import report, retrieval
+from fsl_jax.evaluation.embed import embed_table
+from fsl_jax.evaluation.episodes import EpisodeEvaluator
+from fsl_jax.sampling import episodes as episode_sampling
+from fsl_jax.sampling.episodes import EpisodePlan
+from fsl_jax.sampling.keys import named_key
+
+EPISODES_AT_ONCE = 24
+"""Episodes of one program; rounded up to a multiple of the devices. Results do not depend on it."""
+
+Figures = dict[str, float]
+MakeReader = Callable[[Table, EpisodePlan, jax.Array], object]
+
+
+@dataclasses.dataclass
+class Judge:
+    """Judges variables on one split, each time on the same episodes and photos.
+
+    Attributes:
+      config: `config.eval`.
+      algorithm: Whose predictions and embeddings are judged.
+      table: Photos of the split, sorted by label.
+      preprocess: How they are prepared.
+      mesh: Devices.
+      make_reader: From table, plan and key to a reader, as in training.
+    """
+
+    config: ConfigDict
+    algorithm: Algorithm
+    table: Table
+    preprocess: Preprocess
+    mesh: Mesh
+    make_reader: MakeReader
+
+    def __post_init__(self) -> None:
+        settings, devices = self.config, self.mesh.size
+        at_once = -(-EPISODES_AT_ONCE // devices) * devices
+        self.plan = episode_sampling.make(
+            self.table, tasks=at_once, way=settings.way, shot=settings.shot, queries=settings.queries
+        )
+        self._reader = self.make_reader(self.table, self.plan, named_key(settings.seed, "evaluate"))
+        self._on_episodes = EpisodeEvaluator(
+            self.algorithm,
+            self._reader,
+            lambda episode: prepare_episode(episode, self.preprocess, None, None),
+            mesh=self.mesh,
+            at_once=at_once,
+        )
+        self._embed = jax.jit(self._embeddings)
+
+    def _embeddings(self, variables: Variables, images: Array) -> Float[Array, "b d"]:
+        return self.algorithm.outputs(variables, self.preprocess(images))["embedding"]
+
+    def during(self, variables: Variables) -> Figures:
+        """Returns the figures that are logged while a run goes on."""
+        few_shot = self._on_episodes(variables, episodes=self.config.episodes_during)
+        figures = {"accuracy": few_shot.mean, "accuracy_ci95": few_shot.ci95}
+        if self.config.retrieval:
+            means = self.search(variables)[0].means()
+            figures |= {name: means[name] for name in ("mAP", "R@1")}
+        return figures
+
+    def final(self, variables: Variables) -> tuple[dict[str, float | int | str | bool], list[report.Part]]:
+        """Returns all figures of a result, and the pictures that go with them."""
+        few_shot = self._on_episodes(variables, episodes=self.config.episodes)
+        settings = ("way", "shot", "queries", "episodes")
+        figures: dict[str, float | int | str | bool] = {
+            "accuracy": few_shot.mean,
+            "accuracy_ci95": few_shot.ci95,
+            "chance": 1 / self.config.way,
+            **{name: self.config[name] for name in settings},
+            **self.algorithm.facts(),
+        }
+        parts: list[report.Part] = [self._episode_part(few_shot.predicted[0])]
+        if self.config.retrieval:
+            found, embeddings = self.search(variables)
+            means = found.means()
+            counts = {f"retrieval_{name}": int(means.pop(name)) for name in ("queries", "queries_without_match")}
+            figures |= {**means, **counts, "distance": self.config.distance, "mAP_of_chance": self._base_rate()}
+            parts += self._retrieval_parts(found, embeddings)
+        return figures, parts
+
+    @property
+    def _sides(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows of queries and of the gallery; None is leave-one-out among all photos."""
+        role = self.table.role
+        if role is None or not ((role == "query").any() and (role == "gallery").any()):
+            return np.arange(len(self.table)), None
+        return np.flatnonzero(role == "query"), np.flatnonzero(role == "gallery")
+
+    def embeddings(self, variables: Variables) -> Float[Array, "n d"]:
+        """Embeds the split's photos, on the devices."""
+        return embed_table(
+            lambda images: self._embed(variables, images), self.table, self.preprocess, mesh=self.mesh, block=128
+        )
+
+    def search(self, variables: Variables) -> tuple[retrieval.PerQuery, Float[Array, "n d"]]:
+        """Searches the gallery photos with the query photos, or, where there are no roles, all photos in themselves."""
+        embeddings, labels = self.embeddings(variables), self.table.label.codes
+        queries, gallery = self._sides
+        found = retrieval.retrieval_per_query(
+            embeddings[queries],
+            None if gallery is None else embeddings[gallery],
+            labels[queries],
+            None if gallery is None else labels[gallery],
+            distance=self.config.distance,
+            devices=list(self.mesh.devices.flat),
+        )
+        return found, embeddings
+
+    def _base_rate(self) -> float:
+        """Returns the mAP of embeddings that are all equal: the mean share of matches in the gallery."""
+        queries, gallery = self._sides
+        codes, names = self.table.label.codes, len(self.table.label.names)
+        alone = gallery is None
+        searched = np.bincount(codes if gallery is None else codes[gallery], minlength=names)
+        matches = searched[codes[queries]] - alone
+        share = matches / (searched.sum() - alone)
+        return float(share[matches > 0].mean()) if (matches > 0).any() else float("nan")
+
+    def _episode_part(self, predicted: np.ndarray) -> report.Part:
+        key = named_key(self.config.seed, "evaluate")
+        one = dataclasses.replace(self.plan, tasks=1)
+        columns = episode_sampling.LabelRows.of(self.table)
+        rows = np.asarray(one.rows(columns, key, 0))
+        images = np.stack([self._photo(row) for row in rows.reshape(-1)]).reshape(*rows.shape, *self._shape)
+        names = [self.table.label.names[self.table.label.codes[row]] for row in rows[0, :, 0]]
+        shot = self.plan.shot
+        return report.episode_picture(
+            "One test episode",
+            images[0, :, :shot],
+            images[0, :, shot:],
+            predicted.reshape(self.plan.way, -1),
+            names=names,
+        )
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.preprocess.size, self.preprocess.size, self.preprocess.channels
+
+    def _photo(self, row: int) -> np.ndarray:
+        if self.table.images is not None:
+            return self.table.images[row]
+        from fsl_jax.data.read import read_photo
+
+        size, channels, fit = self.preprocess.size, self.preprocess.channels, self.preprocess.fit
+        return read_photo(self.table.file(row), size=size, channels=channels, fit=fit)  # type: ignore[arg-type]
+
+    def _retrieval_parts(self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]) -> list[report.Part]:
+        queries, gallery = self._sides
+        shown = gallery if gallery is not None else queries
+        k = min(8, len(shown) - (gallery is None))
+        if not found.has_match.any() or k < 1:
+            return []
+        nearest = retrieval.nearest(
+            embeddings[queries],
+            None if gallery is None else embeddings[gallery],
+            k=k,
+            distance=self.config.distance,
+            devices=list(self.mesh.devices.flat),
+        )
+        strips = report.strips_of_queries(
+            found.average_precision,
+            nearest.row,
+            query_labels=self.table.label.codes[queries],
+            gallery_labels=self.table.label.codes[shown],
+            names=self.table.label.names,
+            query_image=lambda row: self._photo(int(queries[row])),
+            gallery_image=lambda row: self._photo(int(shown[row])),
+            worst=5,
+            best=3,
+        )
+        return [*strips, *self._by_category(found, queries)]
+
+    def _by_category(self, found: retrieval.PerQuery, queries: np.ndarray) -> list[report.Part]:
+        if not self.table.levels:
+            return []
+        name, level = next(iter(self.table.levels.items()))
+        categories = np.array([*level.names, "unknown"])[level.codes[queries]]
+        means = retrieval.metrics_by_category(found, categories)
+        bars = {str(category): (m["mAP"], int(m["queries"])) for category, m in means.items()}
+        return [report.bars_by_category(f"mAP by {name}", bars)]

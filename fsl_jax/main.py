@@ -1,0 +1,94 @@
+"""Trains or judges a model: `python -m fsl_jax.main --config configs/maml.py`.
+
+Flags only; the run is put together in `run.py`.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from fsl_jax.config import config_file
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file with a preset, such as configs/maml.py:smoke, or the name of an installed one."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/<config>-<preset>.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and judge, or judge a workdir alone.")
+
+
+def _with_config_file(arguments: list[str]) -> list[str]:
+    """Replaces the name of an installed config by its file."""
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument in ("--config", "-config") and i + 1 < len(arguments):
+            found[i + 1] = _found(arguments[i + 1])
+        elif argument.startswith("--config="):
+            found[i] = f"--config={_found(argument.removeprefix('--config='))}"
+    return found
+
+
+def _found(value: str) -> str:
+    name, colon, preset = value.partition(":")
+    return f"{config_file(name)}{colon}{preset}"
+
+
+def _default_workdir(arguments: list[str]) -> Path:
+    value = next(
+        argument.removeprefix("--config=") if argument.startswith("--config=") else arguments[i + 1]
+        for i, argument in enumerate(arguments)
+        if argument.startswith(("--config=", "--config")) and not argument.startswith("--config.")
+    )
+    name, _, preset = value.partition(":")
+    return Path("runs") / "-".join(filter(None, (Path(name).stem, preset)))
+
+
+def _parse(arguments: list[str]) -> None:
+    try:
+        left = FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(str(error).strip().splitlines()[0]) from error
+    if len(left) > 1:
+        raise ValueError(f"{left[1]!r} is no flag; options are given as --config.part.name=value")
+
+
+def run(arguments: list[str]) -> int:
+    """Parses the command line and runs it.
+
+    Returns:
+      Exit status.
+
+    Raises:
+      ValueError: What was asked for cannot be done; the message says why and what to do.
+    """
+    arguments = [arguments[0], *_with_config_file(arguments[1:])]
+    _parse(arguments)
+    logging.set_verbosity(logging.WARNING)
+    logging.use_absl_handler()
+    from fsl_jax import run as runs
+
+    command = ["python", "-m", "fsl_jax.main", *arguments[1:]]
+    config = _CONFIG.value
+    if _MODE.value == "evaluate":
+        if _WORKDIR.value is None and config is None:
+            raise ValueError("--mode=evaluate needs the --workdir of a training run")
+        return runs.evaluate(Path(_WORKDIR.value or _default_workdir(arguments)), config, command)
+    if config is None:
+        raise ValueError("give a --config, such as --config configs/maml.py")
+    config.lock()
+    return runs.train(config, Path(_WORKDIR.value or _default_workdir(arguments)), command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line, and turns what a user can mend into one line."""
+    try:
+        return run(list(sys.argv if arguments is None else arguments))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

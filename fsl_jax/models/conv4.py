@@ -1,0 +1,99 @@
+"""The four-layer convolutional network of the few-shot papers, in each paper's variant."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fsl_jax.models.layers import Conv, Norm, NormMode, Statistics
+from fsl_jax.ops.conv import Formulation, Padding
+from fsl_jax.ops.pool import max_pool
+
+Reduction = Literal["stride", "max_pool"]
+
+
+class Conv4(nn.Module):
+    """Four blocks of convolution, normalisation, ReLU and reduction to half the side.
+
+    Published variants (methods and parameter counts in docs/methods.md):
+      ProtoNet (Snell et al. 2017): filters=64, reduction="max_pool", readout="flatten".
+      MAML on Omniglot (Finn et al. 2017): filters=64, reduction="stride", readout="mean", norm_scale=False.
+      MAML on miniImageNet: filters=32, reduction="max_pool", readout="flatten", norm_scale=False.
+      Luxury articles (Santos Garcia et al. 2022): filters=32, reduction="max_pool", padding="VALID",
+        norm_after_relu=True, last_pool_stride=1, readout="flatten".
+
+    Attributes:
+      filters: Channels of each block.
+      reduction: By the convolution's stride 2, or by max-pooling.
+      readout: "flatten" keeps the last map's places apart; "mean" averages over them.
+      norm: Mode of normalisation.
+      norm_scale: Whether the normalisation learns a scale besides its bias.
+      norm_after_relu: Whether ReLU comes first.
+      padding: Of the convolutions.
+      last_pool_stride: Stride of the fourth max-pool.
+      kernel_init: Name of an initializer in flax.linen.initializers.
+      dtype: Of the arithmetic; parameters and statistics stay float32.
+      formulation: See `ops.conv.conv2d`.
+
+    References:
+      Vinyals et al. 2016, https://arxiv.org/abs/1606.04080; Finn et al. 2017, https://arxiv.org/abs/1703.03400;
+      Snell et al. 2017, https://arxiv.org/abs/1703.05175.
+    """
+
+    filters: int
+    reduction: Reduction
+    readout: Literal["flatten", "mean"]
+    norm: NormMode
+    norm_scale: bool = True
+    norm_after_relu: bool = False
+    padding: Padding = "SAME"
+    last_pool_stride: int = 2
+    kernel_init: str = "glorot_uniform"
+    dtype: Any = jnp.float32
+    formulation: Formulation = "auto"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> tuple[Float[Array, "n d"], dict[str, Array]]:
+        """Embeds photos.
+
+        Args:
+          images: Prepared photos.
+          statistics: Which ones normalise them.
+
+        Returns:
+          Embedding, and the maps after each block by name ("block1" to "block4").
+        """
+        features, intermediates = images.astype(self.dtype), {}
+        for i in range(4):
+            features = self._block(features, i, statistics)
+            intermediates[f"block{i + 1}"] = features
+        if self.readout == "mean":
+            embedding = jnp.mean(features, axis=(1, 2))
+        else:
+            embedding = features.reshape(features.shape[0], -1)
+        return embedding.astype(jnp.float32), intermediates
+
+    def _block(self, features: Array, i: int, statistics: Statistics) -> Array:
+        features = Conv(
+            self.filters,
+            kernel=3,
+            stride=2 if self.reduction == "stride" else 1,
+            padding=self.padding,
+            initializer=getattr(nn.initializers, self.kernel_init)(),
+            dtype=self.dtype,
+            formulation=self.formulation,
+            name=f"conv{i + 1}",
+        )(features)
+        norm = Norm(self.norm, scale=self.norm_scale, name=f"norm{i + 1}")
+        if self.norm_after_relu:
+            features = norm(nn.relu(features), statistics=statistics)
+        else:
+            features = nn.relu(norm(features, statistics=statistics))
+        if self.reduction == "stride":
+            return features
+        return max_pool(features, window=2, stride=self.last_pool_stride if i == 3 else 2)
+
+Model = Conv4

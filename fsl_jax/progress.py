@@ -1,0 +1,96 @@
+"""Shows how far a long job is, and says nothing about a short one."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+SILENT_SECONDS = 1.0
+REDRAW_SECONDS = 0.1
+LINE_SECONDS = 10.0
+
+
+def track(
+    items: Iterable[Item], *, description: str, total: int | None = None, unit: str = "photos"
+) -> Iterator[Item]:
+    """Passes items on, and reports count, rate and time left on stderr.
+
+    A terminal gets a bar once the job has taken a second; anything else, such as a log file, a line every
+    ten.
+
+    Args:
+      items: What is worked through.
+      description: The job, such as "reading photos".
+      total: Number of items; by default their length, where they have one.
+      unit: What one item is, in the plural.
+
+    Returns:
+      An iterator over the same items.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    show = _with_bar if sys.stderr.isatty() else _with_lines
+    return show(items, description, total, unit)
+
+
+def _with_bar(items: Iterable[Item], description: str, total: int | None, unit: str) -> Iterator[Item]:
+    start = drawn = time.monotonic()
+    bar, done = None, 0
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - start >= SILENT_SECONDS and now - drawn >= REDRAW_SECONDS:
+                bar = bar or _Bar(description, total)
+                bar.draw(done, f"{done / (now - start):,.0f} {unit}/s")
+                drawn = now
+    finally:
+        if bar is not None:
+            bar.close(done, f"{done / (time.monotonic() - start):,.0f} {unit}/s")
+
+
+class _Bar:
+    """One line of rich's progress display."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        # Imported only once a bar is due: most jobs of the tests and of the command line are over before.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(description, total=total, rate="")
+        self._progress.start()
+
+    def draw(self, done: int, rate: str) -> None:
+        self._progress.update(self._task, completed=done, rate=rate)
+
+    def close(self, done: int, rate: str) -> None:
+        self.draw(done, rate)
+        self._progress.stop()
+
+
+def _with_lines(items: Iterable[Item], description: str, total: int | None, unit: str) -> Iterator[Item]:
+    start = printed = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - printed >= LINE_SECONDS:
+            print(_line(description, done, total, unit, now - start), file=sys.stderr, flush=True)
+            printed = now
+
+
+def _line(description: str, done: int, total: int | None, unit: str, seconds: float) -> str:
+    rate = done / seconds
+    if total is None:
+        return f"{description}: {done:,} {unit}, {rate:,.0f}/s"
+    left = max(total - done, 0) / rate
+    return f"{description}: {done:,} of {total:,} {unit}, {rate:,.0f}/s, {left:,.0f} s left"

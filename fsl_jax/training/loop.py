@@ -1,0 +1,129 @@
+"""The one training loop: dispatch, then let the clock decide what else is due."""
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from fsl_jax.training.checkpoint import Checkpoints, Described
+from fsl_jax.training.clock import Clock
+from fsl_jax.training.log import Averages, MetricsLog, Progress
+from fsl_jax.training.state import TrainState
+from fsl_jax.training.step import Reader, first_not_finite
+
+Evaluate = Callable[[TrainState], Mapping[str, float]]
+
+
+class Diverged(ValueError):
+    """The loss or its gradient is no longer a number."""
+
+
+@dataclasses.dataclass
+class Stop:
+    """A request to stop at the end of the running dispatch.
+
+    Attributes:
+      asked_by: The signal that asked for it, or None.
+    """
+
+    asked_by: signal.Signals | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator["Stop"]:
+        """Takes SIGINT and SIGTERM as requests; a second one ends the process at once."""
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in wanted}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            del frame
+            self.asked_by = signal.Signals(number)
+            signal.signal(number, before[self.asked_by])
+
+        for number in wanted:
+            signal.signal(number, ask)
+        try:
+            yield self
+        finally:
+            for number in wanted:
+                signal.signal(number, before[number])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What a run is made of.
+
+    Attributes:
+      dispatch: Compiled program of `training.step.make_dispatch`.
+      reader: Gives the photos.
+      clock: Says what is due when.
+      checkpoints: Where states are kept.
+      described: Saved beside each state.
+      log: Where figures go.
+      progress: What the user sees.
+      evaluate: Judges a state while the run goes on; its figures are logged as "eval/...".
+      stop: Asked after each dispatch.
+    """
+
+    dispatch: Callable[[TrainState, Any, Any], tuple[TrainState, Mapping[str, Any]]]
+    reader: Reader
+    clock: Clock
+    checkpoints: Checkpoints
+    described: Described
+    log: MetricsLog
+    progress: Progress
+    evaluate: Evaluate
+    stop: Stop
+
+    def run(self, state: TrainState) -> TrainState:
+        """Trains until the clock's end, or until it is asked to stop; the last state is saved.
+
+        Raises:
+          Diverged: Loss or gradient are not finite; what was saved before stays.
+        """
+        step, averages = int(state.step), Averages()
+        while step < self.clock.steps and self.stop.asked_by is None:
+            given = self.reader.inputs(step, self.clock.steps_per_call)
+            state, metrics = self.dispatch(state, self.reader.constant, given)
+            metrics = jax.tree.map(np.asarray, metrics)
+            self._check(step, metrics)
+            step += self.clock.steps_per_call
+            averages.add(metrics)
+            self.progress.update(step, metrics["loss"][-1], metrics.get("accuracy", [np.nan])[-1])
+            self._whatever_is_due(step, state, averages)
+        if step < self.clock.steps:
+            self._save(step, state, None)
+        self.checkpoints.wait()
+        return state
+
+    def _check(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        bad = first_not_finite(dict(metrics))
+        if bad is None:
+            return
+        self.checkpoints.wait()
+        kept = self.checkpoints.latest()
+        where = f"the checkpoint of step {kept:,} is kept" if kept is not None else "no checkpoint was saved yet"
+        raise Diverged(
+            f"step {step + bad + 1:,}: loss {metrics['loss'][bad]}, gradient norm {metrics['gradient_norm'][bad]}; "
+            f"{where}. Lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm"
+        )
+
+    def _whatever_is_due(self, step: int, state: TrainState, averages: Averages) -> None:
+        if self.clock.logs(step):
+            self.log.write(step, averages.take())
+        figures = None
+        if self.clock.evaluates(step):
+            figures = self.evaluate(state)
+            self.log.write(step, {f"eval/{name}": value for name, value in figures.items()})
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            self.progress.note(f"step {step:,}  evaluation: {shown}")
+        if self.clock.saves(step):
+            self._save(step, state, figures)
+
+    def _save(self, step: int, state: TrainState, figures: Mapping[str, float] | None) -> None:
+        described = {**self.described, "step": step, "data_position": step}
+        self.checkpoints.save(step, state, described, figures)

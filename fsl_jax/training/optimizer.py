@@ -1,0 +1,108 @@
+"""Builds an optax optimiser from the config: schedule, clipping, decay, and rules by parameter name."""
+
+import re
+from collections.abc import Sequence
+
+import jax
+import optax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from fsl_jax.lookup import closest
+from fsl_jax.types import Params
+
+
+def schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
+    """Builds the learning rate over the steps.
+
+    Args:
+      config: `schedule` ("constant", "cosine" or "halve"), `learning_rate` (the peak), `warmup` (steps that rise
+        from 0), `final` (share of the peak at the end of "cosine") and `halve_every` (steps, of "halve").
+      steps: Length of the run.
+    """
+    peak, warmup = config.learning_rate, config.warmup
+    left = max(steps - warmup, 1)
+    shapes = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, left, alpha=config.final),
+        "halve": lambda: optax.exponential_decay(peak, max(config.halve_every, 1), 0.5, staircase=True),
+    }
+    if config.schedule not in shapes:
+        raise ValueError(f"config.optimizer.schedule is {config.schedule!r}; {closest(config.schedule, [*shapes])}")
+    if config.schedule == "halve" and config.halve_every < 1:
+        raise ValueError("config.optimizer.schedule 'halve' needs config.optimizer.halve_every, in steps")
+    if not warmup:
+        return shapes[config.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), shapes[config.schedule]()], [warmup])
+
+
+def _base(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+    kinds = {
+        "adam": lambda: optax.adam(rate),
+        "adamw": lambda: optax.adamw(rate, weight_decay=config.weight_decay, mask=_decayed),
+        "sgd": lambda: optax.sgd(rate, momentum=config.momentum or None),
+    }
+    if config.name not in kinds:
+        raise ValueError(f"config.optimizer.name is {config.name!r}; {closest(config.name, [*kinds])}")
+    if config.name == "adamw" or not config.weight_decay:
+        return kinds[config.name]()
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=_decayed), kinds[config.name]())
+
+
+def _decayed(params: Params) -> Params:
+    """Decays kernels, not biases and scales."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def rates_by_name(params: Params, rules: Sequence[tuple[str, float]]) -> Params:
+    """Returns each parameter's factor of the learning rate.
+
+    Args:
+      params: Nested dict of parameters; names are joined by "/", such as "body/conv1/kernel".
+      rules: (regular expression of the whole name, factor); the first that matches counts, 0 freezes, and without a
+        match the factor is 1.
+
+    Raises:
+      ValueError: A rule matches no parameter.
+    """
+    names = list(traverse_util.flatten_dict(params, sep="/"))
+    factors, used = {}, set()
+    for name in names:
+        match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)
+        factors[name] = 1.0 if match is None else float(rules[match][1])
+        used.add(match)
+    idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
+    if idle:
+        raise ValueError(f"rule {idle[0]!r} of config.optimizer.rules matches no parameter; {closest(idle[0], names)}")
+    return traverse_util.unflatten_dict(factors, sep="/")
+
+
+def make(config: ConfigDict, params: Params, *, steps: int) -> optax.GradientTransformation:
+    """Builds the optimiser.
+
+    Args:
+      config: `config.optimizer`; see configs/ for its fields.
+      params: To which it will be applied, for the rules by name.
+      steps: Length of the run.
+
+    Raises:
+      ValueError: A name is unknown, or a rule matches nothing.
+    """
+    parts = []
+    if config.clip_value:
+        parts.append(optax.clip(config.clip_value))
+    if config.clip_norm:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    base = optax.chain(*parts, _base(config, schedule(config, steps=steps)))
+    if not config.rules:
+        return base
+    factors = rates_by_name(params, [tuple(rule) for rule in config.rules])
+    labels = jax.tree.map(str, factors)
+    kinds = {str(factor): factor for factor in jax.tree.leaves(factors)}
+    return optax.partition(
+        {
+            label: optax.chain(base, optax.scale(factor)) if factor else optax.set_to_zero()
+            for label, factor in kinds.items()
+        },
+        labels,
+    )

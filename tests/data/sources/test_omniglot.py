@@ -1,0 +1,202 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsl_jax.data.sources import omniglot
+
+COUNTS = {"images_background": 6, "images_evaluation": 4}
+
+
+def drawing(alphabet, character, drawer):
+    """Makes a drawing as the set has them: 105 pixels, 1 bit, ink black; its bar tells it from the others."""
+    ink = np.ones((105, 105), bool)
+    ink[: 20 + drawer, 10 * alphabet + 5 * character : 10 * alphabet + 5 * character + 8] = False
+    return ink
+
+
+def entries(part):
+    """Gives (path, PNG bytes) of a part with two alphabets."""
+    for number in range(COUNTS[part]):
+        alphabet, character = divmod(number, COUNTS[part] // 2)
+        for drawer in range(20):
+            stream = io.BytesIO()
+            Image.fromarray(drawing(alphabet, character, drawer)).save(stream, "PNG")
+            folder = f"{part[7:]}_alphabet{alphabet}/character{character + 1:02d}"
+            yield f"{part}/{folder}/{number:04d}_{drawer + 1:02d}.png", stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    root = tmp_path_factory.mktemp("omniglot")
+    for part in COUNTS:
+        with zipfile.ZipFile(root / f"{part}.zip", "w") as archive:
+            for name, data in entries(part):
+                archive.writestr(name, data)
+            archive.writestr(f"__MACOSX/{part}/._junk.png", b"")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(omniglot, "CHARACTERS", COUNTS)
+    monkeypatch.setattr(omniglot, "SHUFFLED", {"finn": (5, 2, 3), "maml_plus": (6, 1, 3)})
+
+
+def load(root, split="train+val+test", **options):
+    return omniglot.load(root, split, **{"val_characters": 2} | options)
+
+
+def labels_of(root, split, **options):
+    return set(load(root, split, **options).label.names)
+
+
+def test_lake_trains_on_background_and_tests_on_evaluation_alphabets(archives):
+    train, val, test = (labels_of(archives, split) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (4, 2, 4)
+    assert all(label.startswith("background") for label in train | val)
+    assert all(label.startswith("evaluation") for label in test)
+    assert not train & val
+    assert labels_of(archives, "train+val") == train | val
+
+
+def test_lake_without_validation_trains_on_all_of_the_background(archives):
+    assert len(labels_of(archives, "train", val_characters=0)) == 6
+    with pytest.raises(ValueError, match="no photo in split 'val'"):
+        load(archives, "val", val_characters=0)
+
+
+@pytest.mark.parametrize(("rule", "sizes"), [("finn", (5, 2, 3)), ("maml_plus", (6, 1, 3))])
+def test_shuffled_rules_deal_all_characters_by_their_seed(archives, rule, sizes):
+    parts = [labels_of(archives, split, split_rule=rule) for split in ("train", "val", "test")]
+    assert tuple(map(len, parts)) == sizes
+    assert len(set.union(*parts)) == 10
+    assert parts[0] == labels_of(archives, "train", split_rule=rule, split_seed=0)
+    assert any(
+        parts[0] != labels_of(archives, "train", split_rule=rule, split_seed=seed) for seed in (1, 2, 3)
+    )
+
+
+def test_images_are_bright_ink_on_black_and_can_be_had_as_drawn(archives):
+    inverted, drawn = load(archives), load(archives, inverted=False)
+    assert inverted.images.shape == (200, 28, 28, 1)
+    assert inverted.images.dtype == np.uint8
+    assert inverted.images[0, -1, -1, 0] == 0
+    assert inverted.images.max() == 255
+    np.testing.assert_array_equal(inverted.images, 255 - drawn.images)
+
+
+def test_antialiasing_is_lanczos_on_grey_levels(archives):
+    ink = Image.fromarray(drawing(0, 0, 0)).convert("L").resize((28, 28), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(load(archives, inverted=False).images[0, ..., 0], np.asarray(ink))
+
+
+def test_nearest_is_what_pillow_does_with_one_bit_whatever_filter_is_named(archives):
+    ink = Image.fromarray(drawing(0, 0, 0)).resize((28, 28), Image.Resampling.LANCZOS)
+    images = load(archives, inverted=False, resample="nearest").images
+    np.testing.assert_array_equal(images[0, ..., 0] > 0, np.asarray(ink))
+
+
+def test_rotations_are_labels_of_their_own_in_the_split_of_their_character(archives):
+    table = load(archives, "train", rotations=True)
+    plain = load(archives, "train")
+    assert len(table.label.names) == 4 * len(plain.label.names)
+    name = plain.label.names[0]
+    upright = plain.images[plain.label.codes == 0]
+    for turn in range(4):
+        rows = table.label.codes == table.label.names.index(f"{name}/rot{90 * turn:03d}")
+        np.testing.assert_array_equal(table.images[rows], np.rot90(upright, turn, axes=(1, 2)))
+
+
+def test_quarter_turns_are_anticlockwise_as_pillows(archives):
+    table = load(archives, "test", rotations=True)
+    names = table.label.names
+    upright = Image.fromarray(table.images[table.label.codes == 0][0, ..., 0])
+    turned = table.images[table.label.codes == names.index(names[0].replace("rot000", "rot090"))][0, ..., 0]
+    np.testing.assert_array_equal(turned, np.asarray(upright.rotate(90)))
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Lists in the released format, with a rotation a label."""
+    chosen = {
+        "train": ["background_alphabet0/character01/rot000", "background_alphabet0/character01/rot180"],
+        "val": ["background_alphabet1/character02/rot090"],
+        "test": ["evaluation_alphabet0/character01/rot000"],
+    }
+    for split, labels in chosen.items():
+        (tmp_path / f"vinyals_{split}.txt").write_text("\n".join(labels) + "\n")
+    return tmp_path
+
+
+def test_vinyals_takes_labels_and_rotations_from_the_lists(archives, lists):
+    assert labels_of(archives, "train", split_rule="vinyals", lists=lists) == {
+        "background_alphabet0/character01/rot000",
+        "background_alphabet0/character01/rot180",
+    }
+    unrotated = load(archives, split_rule="vinyals", lists=lists, rotations=False)
+    assert all(name.endswith("/rot000") for name in unrotated.label.names)
+    with pytest.raises(ValueError, match=r"no .*vinyals_train\.txt"):
+        load(archives, split_rule="vinyals")
+
+
+def test_a_listed_label_that_does_not_exist_is_named(archives, lists):
+    (lists / "vinyals_val.txt").write_text("Klingon/character01/rot000\n")
+    with pytest.raises(ValueError, match="'Klingon/character01/rot000' of the lists"):
+        load(archives, split_rule="vinyals", lists=lists)
+
+
+def test_alphabets_are_the_coarse_level(archives):
+    table = load(archives, "test")
+    alphabet = table.levels["alphabet"]
+    for label, code in zip(table.label.codes, alphabet.codes, strict=True):
+        assert table.label.names[label].startswith(alphabet.names[code] + "/")
+
+
+def test_unpacked_folders_and_a_subfolder_read_the_same(archives, tmp_path):
+    for part in COUNTS:
+        with zipfile.ZipFile(archives / f"{part}.zip") as archive:
+            archive.extractall(tmp_path / "omniglot")
+    np.testing.assert_array_equal(load(tmp_path).images, load(archives).images)
+
+
+def test_an_incomplete_archive_is_refused_with_the_published_count(archives, tmp_path):
+    for part in COUNTS:
+        with zipfile.ZipFile(archives / f"{part}.zip") as archive:
+            archive.extractall(tmp_path)
+    next((tmp_path / "images_evaluation").glob("*/*/*_07.png")).unlink()
+    with pytest.raises(ValueError, match="19 drawings; expected 20"):
+        load(tmp_path)
+
+
+def test_missing_files_say_what_to_get(tmp_path):
+    with pytest.raises(ValueError, match="brendenlake/omniglot"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="needs a root"):
+        load(None)
+    (tmp_path / "images_background").mkdir()
+    with pytest.raises(ValueError, match="0 characters; expected 6"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"split_rule": "ravi"}, {"val_characters": 964}, {"side": 0}, {"resample": "cubic"}],
+)
+def test_refuses_options_that_do_not_exist(archives, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
+        load(archives, **options)
+
+
+def test_the_real_set_has_the_published_counts(real_data, monkeypatch):
+    monkeypatch.setattr(omniglot, "CHARACTERS", {"images_background": 964, "images_evaluation": 659})
+    root = real_data("omniglot")
+    table = omniglot.load(root, "train+val+test", split_rule="vinyals")
+    by_split = {
+        split: len(np.unique(table.label.codes[table.split == split])) for split in ("train", "val", "test")
+    }
+    assert by_split == {"train": 4112, "val": 688, "test": 1692}
+    assert (table.label.counts() == 20).all()
+    assert len(table.levels["alphabet"].names) == 50

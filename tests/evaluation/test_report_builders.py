@@ -1,0 +1,247 @@
+"""The parts that are made from logs, results and ranks say what these say."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_curve
+
+from fsl_jax.evaluation import report
+
+
+class TestCurvesFromLog:
+    def write(self, folder, *lines: str):
+        path = folder / "metrics.jsonl"
+        path.write_text("\n".join(lines))
+        return path
+
+    def test_puts_lines_of_one_name_in_one_chart(self, tmp_path):
+        path = self.write(
+            tmp_path,
+            '{"step": 1, "train/loss": 2.0, "learning_rate": 0.1, "note": "warm", "done": true}',
+            '{"step": 2, "train/loss": null, "eval/luma/loss": 3, "eval/accuracy": 0.5}',
+            "",
+        )
+        loss, rate, accuracy = report.curves_from_log(path, log_y=["learning_rate"])
+        assert (loss.title, rate.title, accuracy.title) == ("loss", "learning rate", "accuracy")
+        assert loss.lines["eval/luma"] == ([2], [3.0])
+        assert loss.lines["train"][0] == [1, 2]
+        assert loss.lines["train"][1][0] == 2.0
+        assert math.isnan(loss.lines["train"][1][1])
+        assert list(rate.lines) == ["learning rate"]
+        assert (loss.log_y, rate.log_y) == (False, True)
+
+    def test_of_a_resumed_run_keeps_the_last_value_of_a_step(self, tmp_path):
+        steps = [(1, 1.0), (2, 2.0), (3, 3.0), (2, 20.0), (3, 30.0), (4, 40.0)]
+        path = self.write(
+            tmp_path, *(json.dumps({"step": step, "train/loss": value}) for step, value in steps)
+        )
+        (chart,) = report.curves_from_log(path)
+        assert chart.lines["train"] == ([1, 2, 3, 4], [1.0, 20.0, 30.0, 40.0])
+
+    @pytest.mark.parametrize("kept", range(1, 33))
+    def test_of_a_killed_run_leaves_out_the_half_record(self, tmp_path, kept):
+        half = '{"step": 22, "train/loss": 2.25}'[:kept]
+        path = self.write(tmp_path, '{"step": 1, "train/loss": 1.5}', half)
+        (chart,) = report.curves_from_log(path)
+        whole = kept == 32
+        assert chart.lines["train"] == (([1, 22], [1.5, 2.25]) if whole else ([1], [1.5]))
+
+    @pytest.mark.parametrize("break_", ["", "\n"])
+    def test_of_a_killed_and_resumed_run_loses_only_the_half_record(self, tmp_path, break_):
+        path = self.write(tmp_path, '{"step": 1, "train/lo' + break_ + '{"step": 2, "train/loss": 2.5}')
+        (chart,) = report.curves_from_log(path)
+        assert chart.lines["train"] == ([2], [2.5])
+
+    @pytest.mark.parametrize(
+        "line", ["step,loss", '{"loss": 1.0}', "[1, 2]", '{"step": "one"}', "{'step': 1}"]
+    )
+    def test_of_something_else_is_refused_with_its_place(self, tmp_path, line):
+        path = self.write(tmp_path, '{"step": 1, "train/loss": 1.5}', line)
+        with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is .* expected such as"):
+            report.curves_from_log(path)
+
+    def test_of_an_empty_log_draws_nothing(self, tmp_path):
+        assert report.curves_from_log(self.write(tmp_path)) == []
+
+
+class TestResultFigures:
+    def test_says_interval_chance_and_norm_with_their_figure(self):
+        rows = report.result_figures(
+            {"accuracy": 0.9712, "accuracy_ci95": 0.0031, "mAP": 0.5, "way": 5, "inner_steps": 5,
+             "episodes": 10_000, "norm_mode": "batch", "transductive": True, "loss": 0.041234}
+        ).rows  # fmt: skip
+        assert rows == {
+            "accuracy": "97.1 % ± 0.3 (chance 20.0 %)",
+            "mAP": "50.0 %",
+            "way": "5",
+            "inner steps": "5",
+            "episodes": "10,000",
+            "norm mode": "batch (transductive)",
+            "loss": "0.04123",
+        }
+
+    def test_takes_the_chance_that_is_given(self):
+        assert report.result_figures({"chance": 0.5, "accuracy": 0.75, "way": 5}).rows == {
+            "accuracy": "75.0 % (chance 50.0 %)",
+            "way": "5",
+        }
+
+    def test_keeps_prefixes_apart(self):
+        rows = report.result_figures(
+            {"val/accuracy": 0.5, "test/accuracy": 0.25, "test/accuracy_ci95": 0.01}
+        ).rows
+        assert rows == {"val/accuracy": "50.0 %", "test/accuracy": "25.0 % ± 1.0"}
+
+    @pytest.mark.parametrize(
+        ("half", "text"),
+        [(0.0002, "97.12 % ± 0.02"), (0.02, "97.1 % ± 2.0"), (0.0, "97.1 % ± 0.0"), (math.nan, "97.1 %")],
+    )
+    def test_shows_a_narrow_interval_with_more_digits(self, half, text):
+        assert report.result_figures({"mAP": 0.9712, "mAP_ci95": half}).rows == {"mAP": text}
+
+    def test_says_truth_values_and_gaps(self):
+        rows = report.result_figures(
+            {"transductive": False, "accuracy": math.nan, "chance": 0.2, "R@1": 1.0}
+        ).rows
+        assert rows == {"transductive": "no", "accuracy": "– (chance 20.0 %)", "R@1": "100.0 %"}
+
+
+def image(row: int) -> np.ndarray:
+    return np.full((4, 4, 1), row, np.uint8)
+
+
+class TestStripsOfQueries:
+    def strips(self, worst: int, best: int, read: list[int] | None = None) -> list[report.Strip]:
+        def look(row: int) -> np.ndarray:
+            if read is not None:
+                read.append(row)
+            return image(row)
+
+        return report.strips_of_queries(
+            np.array([0.5, np.nan, 0.1, 0.9]),
+            np.array([[0, 1], [1, 0], [2, -1], [1, 2]]),
+            query_labels=np.array([0, 2, 1, 1]),
+            gallery_labels=np.array([0, 1, 0]),
+            names=["coat", "hat", "shoe"],
+            query_image=lambda row: look(10 + row),
+            gallery_image=look,
+            worst=worst,
+            best=best,
+        )
+
+    def test_shows_the_worst_and_the_best_with_their_verdicts(self):
+        low, high = self.strips(1, 1)
+        assert low.title == "Worst query 1: hat, average precision 10.0 %"
+        assert [(p.image[0, 0, 0], p.caption, p.right) for p in low.pictures] == [
+            (12, "hat", None),
+            (2, "coat", False),
+        ]
+        assert high.title == "Best query 1: hat, average precision 90.0 %"
+        assert [p.right for p in high.pictures] == [None, True, False]
+
+    def test_shows_no_query_twice_and_none_without_a_match(self):
+        titles = [strip.title.partition(":")[0] for strip in self.strips(2, 5)]
+        assert titles == ["Worst query 1", "Worst query 2", "Best query 1"]
+
+    def test_reads_only_what_it_shows(self):
+        read: list[int] = []
+        self.strips(1, 0, read)
+        assert sorted(read) == [2, 12]
+
+    def test_of_unequal_lengths_is_refused(self):
+        with pytest.raises(ValueError, match="2 average precisions, 1 rows"):
+            report.strips_of_queries(
+                np.zeros(2), np.zeros((1, 1), int),
+                query_labels=np.zeros(2, int), gallery_labels=np.zeros(1, int),
+                names=["a"], query_image=image, gallery_image=image, worst=1, best=1,
+            )  # fmt: skip
+
+
+def ranks_of(scores: np.ndarray, relevant: np.ndarray) -> list[int]:
+    """How many gallery photos are at least as near as each positive."""
+    return [
+        sum(1 for other in scores if other >= score)
+        for score, wanted in zip(scores, relevant, strict=True)
+        if wanted
+    ]
+
+
+def precision_by_loop(ranks: list[int], recall: float) -> float:
+    """The highest precision at any cut-off that reaches the recall."""
+    best = 0.0
+    for cut in ranks:
+        hits = sum(1 for rank in ranks if rank <= cut)
+        if hits / len(ranks) >= recall - 1e-9:
+            best = max(best, hits / cut)
+    return best
+
+
+class TestPrecisionRecall:
+    def padded(self, lists: list[list[int]], fill: float) -> np.ndarray:
+        width = max(map(len, lists))
+        return np.array([[*ranks, *[fill] * (width - len(ranks))] for ranks in lists], float)
+
+    def test_by_hand(self):
+        # Positives at 1, 3 and 6: precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1.
+        curve = report.interpolated_precision(np.array([[3.0, 1.0, 6.0]]), levels=4)
+        np.testing.assert_allclose(curve, [1, 1, 2 / 3, 1 / 2])
+
+    @pytest.mark.parametrize("levels", [2, 11, 101])
+    @pytest.mark.parametrize("fill", [-1, np.inf])
+    def test_agrees_with_scikit_learn_and_a_loop_with_ties(self, levels, fill):
+        rng = np.random.default_rng(levels)
+        lists, expected = [], []
+        recalls = np.arange(levels) / (levels - 1)
+        for _ in range(30):
+            scores = rng.integers(0, 12, 40).astype(float)
+            relevant = rng.random(40) < 0.25
+            relevant[rng.integers(40)] = True
+            precision, recall, _ = precision_recall_curve(relevant, scores)
+            # The last point is scikit-learn's own addition, not a cut-off.
+            kept = [precision[:-1][recall[:-1] >= level - 1e-9].max() for level in recalls]
+            lists.append(ranks_of(scores, relevant))
+            np.testing.assert_allclose([precision_by_loop(lists[-1], level) for level in recalls], kept)
+            expected.append(kept)
+        curve = report.interpolated_precision(self.padded(lists, fill), levels=levels)
+        np.testing.assert_allclose(curve, np.mean(expected, axis=0), rtol=1e-12)
+
+    def test_leaves_out_queries_without_positives(self):
+        curve = report.interpolated_precision(np.array([[-1.0, -1.0], [2.0, np.inf]]), levels=3)
+        np.testing.assert_allclose(curve, [0.5, 0.5, 0.5])
+
+    def test_without_any_positive_is_nan_and_draws_nothing(self):
+        assert np.isnan(report.interpolated_precision(np.full((2, 3), -1.0), levels=3)).all()
+        assert np.isnan(report.interpolated_precision(np.zeros((2, 0)), levels=3)).all()
+        part = report.precision_recall_curve_from_ranks(np.full((2, 3), -1.0), levels=3)
+        assert "No values to draw." in report.render("Demo", [part])
+
+    @pytest.mark.parametrize(("wrong", "told"), [(0.0, "0"), (np.nan, "nan")])
+    def test_of_ranks_from_0_is_refused(self, wrong, told):
+        with pytest.raises(ValueError, match=f"query 1 has rank {told}; ranks start at 1"):
+            report.interpolated_precision(np.array([[1.0, 2.0], [1.0, wrong]]), levels=11)
+
+    def test_of_one_level_is_refused(self):
+        with pytest.raises(ValueError, match="levels is 1"):
+            report.interpolated_precision(np.ones((1, 1)), levels=1)
+
+    def test_is_drawn_as_percentages_over_recall(self):
+        part = report.precision_recall_curve_from_ranks(np.array([[1.0, 4.0]]), levels=11)
+        ((recall, precision),) = part.lines.values()
+        np.testing.assert_allclose(recall, np.linspace(0, 1, 11))
+        np.testing.assert_allclose(precision, [1.0] * 6 + [0.5] * 5)
+        assert ">100 %</text>" in report.render("Demo", [part])
+
+
+class TestEnvironment:
+    def test_names_command_date_devices_and_versions(self):
+        text = report.environment_note(
+            ["python", "-m", "fsl_jax.main", "--workdir", "my run"], date="2026-11-22"
+        ).text
+        assert text.startswith("$ python -m fsl_jax.main --workdir 'my run'\n")
+        told = dict(line.split(maxsplit=1) for line in text.splitlines()[2:])
+        assert set(told) >= {"date", "devices", "python", "jax", "flax", "optax", "numpy", "fsl_jax"}
+        assert told["date"] == "2026-11-22"
+        assert told["devices"] == "8 x cpu"
+        assert told["numpy"] == np.__version__
