@@ -30,12 +30,17 @@ class UnreadablePhoto(ValueError):
     """A file is no photo that can be decoded.
 
     Attributes:
-      reason: What is wrong, without the file's name.
+      file: Its name.
+      reason: What is wrong, without the name.
     """
 
     def __init__(self, file: str, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
+        super().__init__(file, reason)  # both, so that it can be pickled on its way from a worker process
+        self.file = file
         self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
 
 
 def is_stub(file: Path) -> bool:
@@ -89,7 +94,7 @@ def _least_size(size: int, fit: Fit) -> Callable[[int, int], tuple[int, int]]:
 
 
 def _decode(file: Path | BinaryIO, least: Callable[[int, int], tuple[int, int]]) -> Image.Image:
-    name = str(file) if isinstance(file, Path) else str(getattr(file, "name", "photo"))
+    name = str(file if isinstance(file, Path) else getattr(file, "name", None) or "photo")
     if isinstance(file, Path):
         _check_file(file)
     try:
@@ -213,7 +218,7 @@ def read_all(table: Table, *, size: int, channels: int, fit: Fit, unreadable: Un
     reasons = in_threads(read, range(len(table)), description="reading photos")
     broken = [(row, reason) for row, reason in enumerate(reasons) if reason]
     if broken:
-        table, kept = without_broken(table, broken, unreadable=unreadable)
+        table, kept = without_broken(table, broken, unreadable)
         images = images[kept]
     return dataclasses.replace(table, path=None, root=None, images=images)
 
@@ -235,7 +240,7 @@ def _reason(read: Callable[[], Any]) -> str | None:
 
 
 def without_broken(
-    table: Table, broken: list[tuple[int, str]], *, unreadable: Unreadable
+    table: Table, broken: list[tuple[int, str]], unreadable: Unreadable
 ) -> tuple[Table, Int[np.ndarray, "kept"]]:
     """Refuses broken photos, or leaves them out with a warning.
 
@@ -245,7 +250,7 @@ def without_broken(
       unreadable: "refuse" or "drop".
 
     Returns:
-      The table without them, labels coded anew where one has lost its last photo, and the rows that were kept.
+      The table without them, its labels coded anew where one has lost its last photo, and the rows kept.
 
     Raises:
       ValueError: Photos are not to be dropped, or all of them are broken.
@@ -291,13 +296,8 @@ def check_photos(table: Table) -> list[tuple[int, str]]:
     known: dict[str, str | None] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
     stamps = [_stamp(table.file(row)) for row in range(len(table))]
     fresh = [row for row, stamp in enumerate(stamps) if stamp is None or stamp not in known]
-    reasons = dict(
-        zip(
-            fresh,
-            in_threads(lambda row: _check(table.file(row)), fresh, description="checking photos"),
-            strict=True,
-        )
-    )
+    checked = in_threads(lambda row: _check(table.file(row)), fresh, description="checking photos")
+    reasons = dict(zip(fresh, checked, strict=True))
     found = {str(stamps[row]): reason for row, reason in reasons.items() if stamps[row] is not None}
     if found:
         keep(cache, lambda stream: stream.write(json.dumps(known | found).encode()))

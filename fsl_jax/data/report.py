@@ -29,7 +29,7 @@ def _counts(report: Report) -> Table:
     for heading in ("split", "photos", "labels", "photos a label", *roles):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for name, split in report.splits.items():
-        spread = f"{split.fewest:,} to {split.most:,}"
+        spread = f"{split.fewest:,}" if split.fewest == split.most else f"{split.fewest:,} to {split.most:,}"
         counts = (f"{split.roles.get(role, 0):,}" for role in roles)
         table.add_row(name, f"{split.photos:,}", f"{split.labels:,}", spread, *counts)
     return table
@@ -48,7 +48,7 @@ def _bars(split: SplitReport) -> Table:
 
 def _findings(report: Report) -> RenderableType:
     told = [
-        _finding("labels in several splits (wrong for few-shot learning)", report.shared),
+        _finding("labels in several splits, wrong for few-shot learning", report.shared),
         _finding("left out by the source", _with_reason(report.skipped)),
         _finding("equal photos of one label", _joined(report.duplicates)),
     ]
@@ -59,7 +59,7 @@ def _findings(report: Report) -> RenderableType:
     for name, split in report.splits.items():
         wrong.append(_finding(f"{name}: labels with fewer than {report.needed} photos", split.scarce))
         wrong.append(_finding(f"{name}: queries without a gallery photo of their label", split.unmatched))
-    verdict = f"[bold red]{report.problems:,} problems" if report.problems else "[bold green]no problems"
+    verdict = f"[bold red]problems: {report.problems:,}" if report.problems else "[bold green]no problems"
     lines = [*(f"[yellow]note[/yellow]    {line}" for line in told if line)]
     lines += [f"[red]problem[/red] {line}" for line in wrong if line]
     return Group("", *(Text.from_markup(line) for line in [*lines, verdict]))
@@ -69,7 +69,7 @@ def _finding(title: str, examples: Sequence[str]) -> str:
     if not examples:
         return ""
     more = f" and {len(examples) - SHOWN:,} more" if len(examples) > SHOWN else ""
-    return f"{len(examples):,} {escape(title)}: {escape(', '.join(examples[:SHOWN]))}{more}"
+    return f"{escape(title)} ({len(examples):,}): {escape(', '.join(examples[:SHOWN]))}{more}"
 
 
 def _with_reason(found: Sequence[tuple[str, str]]) -> list[str]:

@@ -40,7 +40,7 @@ class Placed(NamedTuple):
       bias: 0 for the cosine distance, minus half the squared length for the Euclidean one.
       squared: Squared length of each row.
       valid: Rows a shard that are not filling.
-      first_wrong: Position of the first row with a NaN or an infinity, -1 where there is none.
+      first_wrong: Position of the first row with a NaN, an infinity or too large a length, -1 where there is none.
     """
 
     vectors: Float[Array, "shards rows d"]
@@ -86,12 +86,18 @@ class Layout:
     def of(cls, devices: Sequence[jax.Device] | None, collective: bool) -> "Layout":
         """Takes all devices of this process, or of all processes, where none are named."""
         every = jax.devices() if collective else jax.local_devices()
-        return cls(tuple(every if devices is None else devices), collective)
+        layout = cls(tuple(every if devices is None else devices), collective)
+        if not layout.local or (not collective and len(layout.local) < len(layout.devices)):
+            raise ValueError(
+                f"{len(layout.local)} of {len(layout.devices)} devices belong to this process; expected "
+                "all of them, or some of every process with collective=True"
+            )
+        return layout
 
     @property
-    def local(self) -> int:
+    def local(self) -> tuple[jax.Device, ...]:
         """Devices of this process."""
-        return sum(device.process_index == jax.process_index() for device in self.devices)
+        return tuple(device for device in self.devices if device.process_index == jax.process_index())
 
     @property
     def one_by_one(self) -> bool:
@@ -128,12 +134,16 @@ def place(
     Returns:
       The rows. Every device of every process has the same number, filled up where they do not divide.
     """
-    rows = max(-(-max(agree(layout, len(embeddings))) // (layout.local * LANES)), 1) * LANES
-    filling = rows * layout.local - len(embeddings)
-    valid = np.clip(len(embeddings) - rows * np.arange(layout.local), 0, rows).astype(np.int32)
+    local = len(layout.local)
+    rows = max(*agree(layout, -(-len(embeddings) // (local * LANES))), 1) * LANES
+    filling = rows * local - len(embeddings)
+    valid = np.clip(len(embeddings) - rows * np.arange(local), 0, rows).astype(np.int32)
     library = jnp if isinstance(embeddings, jax.Array) else np
     filled = library.pad(embeddings, ((0, filling), (0, 0))) if filling else embeddings
-    shards = filled.reshape(layout.local, rows, embeddings.shape[1])
+    shards = filled.reshape(local, rows, embeddings.shape[1])
+    if isinstance(shards, jax.Array):  # from device to device; jax.pmap itself would refuse another sharding
+        mesh = jax.sharding.Mesh(np.array(layout.local), (AXIS,))
+        shards = jax.device_put(shards, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS)))
     return _preparer(layout.devices, distance, precision)(shards, valid)
 
 
@@ -141,11 +151,12 @@ def place(
 def _preparer(devices: tuple[jax.Device, ...], distance: str, precision: str) -> Callable:
     def prepare(rows, valid):
         rows = rows.astype(jnp.float32)
-        finite = jnp.isfinite(rows).all(axis=1)
         position = lax.axis_index(AXIS) * len(rows) + jnp.arange(len(rows))
-        first = lax.pmin(jnp.min(jnp.where(finite, jnp.iinfo(jnp.int32).max, position)), AXIS)
+        finite = jnp.isfinite(rows).all(axis=1)
         rows = (_unit(rows) if distance == "cosine" else rows).astype(DTYPES[precision])
         squared = jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=1)
+        finite &= jnp.isfinite(squared)
+        first = lax.pmin(jnp.min(jnp.where(finite, jnp.iinfo(jnp.int32).max, position)), AXIS)
         bias = jnp.zeros_like(squared) if distance == "cosine" else -squared / 2
         wrong = jnp.where(first == jnp.iinfo(jnp.int32).max, -1, first)
         return Placed(rows, bias, squared, valid, wrong)
@@ -259,7 +270,7 @@ def _count_compared(
 def _count_in_lanes(
     values: Float[Array, "n"], bias: Float[Array, "n"], limits: Float[Array, "p"]
 ) -> tuple[Int[Array, "p"], Int[Array, "p"]]:
-    """Keeps a counter a lane: XLA turns a sum along the row into scalar code on a CPU, 2 to 7 times as slow."""
+    """Keeps a counter a lane: on a CPU a sum along the row is 2 to 7 times as slow."""
 
     def add(counts, part):
         score = (part[0] + part[1])[None, :]

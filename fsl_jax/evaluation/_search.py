@@ -117,14 +117,14 @@ class Search:
 def _positions(name: str, placed: Placed, layout: Layout, count: int) -> Int[np.ndarray, "n"]:
     """Lists where the rows of all processes lie, in order; a row that is not finite is an error."""
     rows = placed.vectors.shape[1]
-    starts = np.cumsum([0, *agree(layout, layout.local)])[:-1] * rows
+    starts = np.cumsum([0, *agree(layout, len(layout.local))])[:-1] * rows
     position = np.concatenate(
         [start + np.arange(n) for start, n in zip(starts, agree(layout, count), strict=True)]
     ).astype(np.int32)
     if (wrong := int(placed.first_wrong)) >= 0:
         row = int(np.searchsorted(position, wrong))
         raise ValueError(
-            f"{name} row {row} holds a NaN or an infinity; expected finite embeddings: has training diverged?"
+            f"{name} row {row} holds a NaN, an infinity or numbers too large to be squared; expected finite embeddings: has training diverged?"
         )
     return position
 

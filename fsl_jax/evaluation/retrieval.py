@@ -221,7 +221,12 @@ def _both(
     if query is None:
         return None
     column = column_of(f"query_{name}", query, "queries", search.queries)
-    return column, column if alone else search.gallery_column(f"gallery_{name}", gallery)
+    other = column if alone else search.gallery_column(f"gallery_{name}", gallery)
+    if (column.dtype.kind in "US") != (other.dtype.kind in "US"):
+        raise ValueError(
+            f"{name} are of {column.dtype} and {other.dtype}; expected numbers or names on both sides"
+        )
+    return column, other
 
 
 def _judge(search: Search, same: Same, ks: tuple[int, ...], progress: Progress | None) -> PerQuery:

@@ -41,6 +41,9 @@ class Checkpoints:
             )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
+            # Without a `best_fn` Orbax does not write the metrics, on which the policy and a resumed run depend.
+            best_fn=None if best_metric is None else lambda metrics: metrics[best_metric],
+            best_mode="max",
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,

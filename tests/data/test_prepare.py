@@ -1,4 +1,5 @@
 import http.server
+import subprocess
 import sys
 import threading
 
@@ -163,5 +164,15 @@ def test_omniglot_downloads_what_is_missing_and_checks_it(tmp_path, monkeypatch)
     assert asked == [("images_evaluation.zip", tmp_path / "images_evaluation.zip")]
 
 
-def test_nothing_here_imports_tensorflow_or_torch():
-    assert not {"tensorflow", "torch"} & set(sys.modules)
+def test_importing_the_sources_and_commands_pulls_in_no_heavy_library():
+    program = """
+import importlib, sys
+from fsl_jax import lookup
+for name in lookup.known("fsl_jax.data.sources"):
+    importlib.import_module(f"fsl_jax.data.sources.{name}")
+import fsl_jax.cli, fsl_jax.data.prepare, fsl_jax.data.report, fsl_jax.data.validate
+heavy = {"torch", "tensorflow", "tensorflow_datasets", "polars", "grain", "sklearn", "jax"} & set(sys.modules)
+sys.exit(f"imports {heavy}" if heavy else 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -71,7 +71,7 @@ def test_labels_with_too_few_photos_for_an_episode_are_named():
     assert validate(table, shot=1, query=2).splits["train"].scarce == ("b", "c")
     assert validate(table, shot=1).splits["train"].scarce == ()
     assert validate(table).splits["train"].scarce == ()
-    assert "2 train: labels with fewer than 3 photos: b, c" in printed(validate(table, shot=1, query=2))
+    assert "train: labels with fewer than 3 photos (2): b, c" in printed(validate(table, shot=1, query=2))
 
 
 def test_queries_without_a_gallery_photo_of_their_split_are_named():

@@ -92,7 +92,9 @@ def _find(build: Any, name: str) -> Any:
     try:
         return build()
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(f"tfds knows no {name!r}; {_near(name, tfds.list_builders(with_community_datasets=False))}") from error
+        raise ValueError(
+            f"tfds knows no {name!r}; {_near(name, tfds.list_builders(with_community_datasets=False))}"
+        ) from error
 
 
 def _near(name: str, known: list[str]) -> str:

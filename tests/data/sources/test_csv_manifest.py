@@ -96,6 +96,12 @@ def test_levels_can_be_named(tmp_path):
         csv_manifest.load(tmp_path, EVERYTHING, levels=["categry"])
 
 
+def test_labels_that_look_like_numbers_stay_text(tmp_path):
+    manifest(tmp_path, "path,label,name\n1.jpg,007,1e3\n2.jpg,010,NA\n")
+    table = csv_manifest.load(tmp_path, EVERYTHING)
+    assert (table.label.names, sorted(table.text)) == (("007", "010"), ["1e3", "NA"])
+
+
 def test_rare_labels_can_be_dropped(tmp_path):
     table = csv_manifest.load(manifest(tmp_path, FULL), EVERYTHING, min_photos=2)
     assert table.label.names == ("007",)
