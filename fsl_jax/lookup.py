@@ -59,16 +59,14 @@ def with_options(function: Callable, options: Mapping[str, Any], section: str, *
       ValueError: An option is unknown, or one that has no default is missing.
     """
     parameters = inspect.signature(function).parameters
-    choices = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind != parameter.POSITIONAL_ONLY and name not in (*keywords, "parent", "name", "args", "kwargs")
-    ][len(arguments) :]
+    # Every flax module takes these two besides its own fields.
+    of_flax = ("parent", "name") if isinstance(function, type) else ()
+    choices = [name for name in list(parameters)[len(arguments) :] if name not in (*keywords, *of_flax)]
     for name in options:
         if name not in choices:
             raise ValueError(f"{section} has no option {name!r}; {closest(name, choices)}")
     given = {*options, *keywords}
     needed = [name for name in choices if parameters[name].default is inspect.Parameter.empty and name not in given]
     if needed:
-        raise ValueError(f"{section} lacks {', '.join(needed)}: set it, as in --{section}.{needed[0]}=...")
+        raise ValueError(f"{section} lacks the option {', '.join(needed)}: give it, such as {needed[0]}=...")
     return function(*arguments, **dict(options), **keywords)

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.read import Unreadable, check_photos, read_all, without_broken
+from fsl_jax.data.source import load_source
 from fsl_jax.data.table import Table
-from fsl_jax.lookup import find, with_options
 
 
 def preprocess_of(config: ConfigDict) -> Preprocess:
@@ -33,9 +33,8 @@ def load_split(config: ConfigDict, split: str) -> Table:
     Raises:
       ValueError: The source, its folder, or its photos are not as expected.
     """
-    load = find("fsl_jax.data.sources", config.source, "load")
     options = config.get(config.source, ConfigDict())
-    table = with_options(load, options, f"config.data.{config.source}", config.root or None, split)
+    table = load_source(config.source, config.root or None, split, options)
     if fits(table, config):
         table = read_all(
             table, size=config.size, channels=config.channels, fit=config.fit, unreadable=config.unreadable

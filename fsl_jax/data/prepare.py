@@ -15,8 +15,9 @@ from PIL import Image
 
 from fsl_jax.data.cache import write_whole
 from fsl_jax.data.read import in_threads
-from fsl_jax.data.source import ALL_SPLITS, check_options, load_source, optional
+from fsl_jax.data.source import ALL_SPLITS, load_source, optional
 from fsl_jax.data.table import Coded, Table
+from fsl_jax.lookup import with_options
 
 DRAWN = ("catalogue",)
 """Sources that need no files: preparing one writes its photos out."""
@@ -53,8 +54,7 @@ def prepare(source: str, root: str | Path | None, options: Mapping[str, Any]) ->
         raise ValueError(
             f"{source} has to be got by hand: {optional(source, 'OBTAIN') or 'see docs/data.md'}"
         )
-    check_options(get, source, options)
-    return get(root, **options)
+    return with_options(get, options, source, root)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """Calls a data source by its name, with options whose names are checked."""
 
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,7 @@ def load_source(name: str, root: str | Path | None, split: str, options: Mapping
       ValueError: There is no such source or option, an option is missing, or the source finds its files
         amiss.
     """
-    load = lookup.find(SOURCES, name, "load")
-    check_options(load, name, options)
-    return load(root, split, **options)
+    return lookup.with_options(lookup.find(SOURCES, name, "load"), options, name, root, split)
 
 
 def skipped_by(name: str, root: str | Path | None, options: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -41,21 +38,3 @@ def optional(name: str, attribute: str) -> Any:
     """Returns what a source may define besides `load`, such as "prepare"; None where it does not."""
     lookup.find(SOURCES, name, "load")
     return getattr(importlib.import_module(f"{SOURCES}.{name}"), attribute, None)
-
-
-def check_options(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
-    """Compares options with the keyword-only parameters of a function.
-
-    Raises:
-      ValueError: An option is unknown, or one without a default is missing.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    known = {each.name: each for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; {lookup.closest(option, list(known))}")
-    missing = [
-        option for option, each in known.items() if each.default is each.empty and option not in options
-    ]
-    if missing:
-        raise ValueError(f"{name} needs the option {missing[0]!r}; give it, such as {missing[0]}=...")

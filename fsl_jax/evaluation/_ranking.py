@@ -40,7 +40,7 @@ class Placed(NamedTuple):
       bias: 0 for the cosine distance, minus half the squared length for the Euclidean one.
       squared: Squared length of each row.
       valid: Rows a shard that are not filling.
-      first_wrong: Position of the first row with a NaN, an infinity or too large a length, -1 where there is none.
+      first_wrong: Position of the first row with a NaN, an infinity or an infinite length; -1: there is none.
     """
 
     vectors: Float[Array, "shards rows d"]
@@ -87,10 +87,9 @@ class Layout:
         """Takes all devices of this process, or of all processes, where none are named."""
         every = jax.devices() if collective else jax.local_devices()
         layout = cls(tuple(every if devices is None else devices), collective)
-        if not layout.local or (not collective and len(layout.local) < len(layout.devices)):
+        if not layout.local:
             raise ValueError(
-                f"{len(layout.local)} of {len(layout.devices)} devices belong to this process; expected "
-                "all of them, or some of every process with collective=True"
+                f"none of {len(layout.devices)} devices belongs to this process; expected at least one"
             )
         return layout
 
@@ -98,6 +97,12 @@ class Layout:
     def local(self) -> tuple[jax.Device, ...]:
         """Devices of this process."""
         return tuple(device for device in self.devices if device.process_index == jax.process_index())
+
+    @property
+    def local_places(self) -> slice:
+        """Their places among all devices."""
+        first = self.devices.index(self.local[0])
+        return slice(first, first + len(self.local))
 
     @property
     def one_by_one(self) -> bool:
@@ -126,7 +131,8 @@ def place(
     """Shards embeddings over the devices and prepares them there.
 
     Args:
-      embeddings: The rows of this process; an array that lies on devices is not taken to the host.
+      embeddings: All rows, or with a collective layout those of this process. An array that lies on devices
+        is not taken to the host.
       layout: Where to.
       distance: "cosine" divides each row by its length, and leaves zeros zero.
       precision: "float32" or "bfloat16", in which products are taken.
@@ -134,17 +140,32 @@ def place(
     Returns:
       The rows. Every device of every process has the same number, filled up where they do not divide.
     """
-    local = len(layout.local)
-    rows = max(*agree(layout, -(-len(embeddings) // (local * LANES))), 1) * LANES
-    filling = rows * local - len(embeddings)
-    valid = np.clip(len(embeddings) - rows * np.arange(local), 0, rows).astype(np.int32)
-    library = jnp if isinstance(embeddings, jax.Array) else np
-    filled = library.pad(embeddings, ((0, filling), (0, 0))) if filling else embeddings
-    shards = filled.reshape(local, rows, embeddings.shape[1])
-    if isinstance(shards, jax.Array):  # from device to device; jax.pmap itself would refuse another sharding
-        mesh = jax.sharding.Mesh(np.array(layout.local), (AXIS,))
-        shards = jax.device_put(shards, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS)))
-    return _preparer(layout.devices, distance, precision)(shards, valid)
+    shards = len(layout.local) if layout.collective else len(layout.devices)
+    rows = max(*agree(layout, -(-len(embeddings) // (shards * LANES))), 1) * LANES
+    valid = np.clip(len(embeddings) - rows * np.arange(shards), 0, rows).astype(np.int32)
+
+    def split(everything):
+        library = jnp if isinstance(everything, jax.Array) else np
+        filled = library.pad(everything, ((0, shards * rows - len(everything)), (0, 0)))
+        return filled.reshape(shards, rows, everything.shape[1])
+
+    if not layout.collective:
+        valid = valid[layout.local_places]
+    return _preparer(layout.devices, distance, precision)(_spread(embeddings, split, layout), valid)
+
+
+def _spread(embeddings: Array | np.ndarray, split: Callable, layout: Layout) -> Array | np.ndarray:
+    """Gives this process's shards; an array on devices goes from device to device."""
+    if not isinstance(embeddings, jax.Array):
+        return split(embeddings) if layout.collective else split(embeddings)[layout.local_places]
+    spec = jax.sharding.PartitionSpec(AXIS)
+    if not embeddings.is_fully_addressable:
+        mesh = jax.sharding.Mesh(np.array(layout.devices), (AXIS,))
+        everywhere = jax.jit(split, out_shardings=jax.sharding.NamedSharding(mesh, spec))(embeddings)
+        return multihost_utils.global_array_to_host_local_array(everywhere, mesh, spec)
+    shards = split(embeddings) if layout.collective else split(embeddings)[layout.local_places]
+    mesh = jax.sharding.Mesh(np.array(layout.local), (AXIS,))
+    return jax.device_put(shards, jax.sharding.NamedSharding(mesh, spec))  # jax.pmap takes no other sharding
 
 
 @functools.cache
@@ -205,9 +226,7 @@ def block_counter(layout: Layout, positives: int) -> Callable[..., Counts]:
 
 def _tile(query: Placed, gallery: Placed, rows: Int[Array, "b"]) -> Float[Array, "b rows"]:
     """Multiplies a block of queries with the gallery rows of this device; without the bias."""
-    shard, column = jnp.divmod(rows, len(query.vectors))
-    own = (shard == lax.axis_index(AXIS))[:, None]
-    block = lax.psum(jnp.where(own, query.vectors[column], 0), AXIS)
+    block = _pick(query.vectors, rows)
     # HIGHEST: the default is TF32 on a GPU and bfloat16 on a TPU.
     tile = lax.dot_general(
         block,
@@ -217,6 +236,13 @@ def _tile(query: Placed, gallery: Placed, rows: Int[Array, "b"]) -> Float[Array,
         preferred_element_type=jnp.float32,
     )
     return lax.optimization_barrier(tile)  # one product, read by all that follows
+
+
+def _pick(local: Float[Array, "rows d"], rows: Int[Array, "b"]) -> Float[Array, "b d"]:
+    """Copies single rows, wherever they lie, to every device."""
+    shard, column = jnp.divmod(rows, len(local))
+    own = (shard == lax.axis_index(AXIS))[:, None]
+    return lax.psum(jnp.where(own, local[column], 0), AXIS)
 
 
 def _read(
@@ -293,7 +319,7 @@ def _count_sorted(
 
 
 @functools.cache
-def nearest_finder(layout: Layout, k: int) -> Callable[..., tuple[Array, Array]]:
+def nearest_finder(layout: Layout, k: int) -> Callable[..., tuple[Array, Array, Array]]:
     """Returns the function that finds the k nearest gallery rows of one block of queries.
 
     Args:
@@ -301,9 +327,9 @@ def nearest_finder(layout: Layout, k: int) -> Callable[..., tuple[Array, Array]]
       k: How many.
 
     Returns:
-      `find(query, gallery, rows [b], ignored [b]) -> (scores [b k], positions [b k])`, nearest first, equal
-      scores in the order of the gallery. `ignored` is the position of one gallery row a query that is left
-      out, or -1.
+      `find(query, gallery, rows [b], ignored [b]) -> (scores [b k], positions [b k], squared [b])`, nearest
+      first, equal scores in the order of the gallery; `squared` is the query's squared length. `ignored` is
+      the position of one gallery row a query that is left out, or -1.
     """
 
     def find(query, gallery, rows, ignored):
@@ -314,7 +340,7 @@ def nearest_finder(layout: Layout, k: int) -> Callable[..., tuple[Array, Array]]
         best, column = lax.top_k(scores, min(k, len(column)))
         best, found = (lax.all_gather(each, AXIS, axis=1, tiled=True) for each in (best, position[column]))
         best, order = lax.top_k(best, k)
-        return best, jnp.take_along_axis(found, order, axis=1)
+        return best, jnp.take_along_axis(found, order, axis=1), _pick(query.squared[:, None], rows)[:, 0]
 
     # all_gather gives every device the same, which only psum and pmin can prove: take the first device's.
     return jax.pmap(

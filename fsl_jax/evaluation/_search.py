@@ -124,7 +124,8 @@ def _positions(name: str, placed: Placed, layout: Layout, count: int) -> Int[np.
     if (wrong := int(placed.first_wrong)) >= 0:
         row = int(np.searchsorted(position, wrong))
         raise ValueError(
-            f"{name} row {row} holds a NaN, an infinity or numbers too large to be squared; expected finite embeddings: has training diverged?"
+            f"{name} row {row} holds a NaN, an infinity, or numbers too large to be squared; expected finite "
+            "embeddings: has training diverged?"
         )
     return position
 

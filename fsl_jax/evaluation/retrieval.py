@@ -184,11 +184,13 @@ def retrieval_per_query(
       gallery_groups: [g].
       exclude_self: Query i is gallery row i, and is ignored there.
       block: Queries that are multiplied at once; None fits them to memory.
-      precision: Of the products; "bfloat16" moves mAP by about 0.001.
-      devices: Devices to work on; None is all of this process, or of all processes with `collective`.
-      collective: Every process calls with its own gallery rows, labels and groups, and with all queries; all
-        get the whole result. Gallery rows are numbered in the order of the processes; labels and groups must
-        be integers.
+      precision: Of the products, "float32" or "bfloat16"; docs/metrics.md says what the second costs.
+      devices: Devices to work on; None is all of this process, or of all processes with `collective`. Where
+        they are of several processes, all of these call, with the same arrays or with arrays spread over the
+        devices.
+      collective: Every process calls with its own gallery rows, labels and groups instead, and with all
+        queries; all get the whole result. Gallery rows are numbered in the order of the processes; labels and
+        groups must be integers.
       progress: Called with the queries done and their number after each block.
 
     Returns:
@@ -307,17 +309,15 @@ def nearest(
             search.query, search.gallery, rows, rows if gallery is None else np.full_like(rows, -1)
         )
 
-    row, score = np.empty((search.queries, k), np.int32), np.empty((search.queries, k), np.float32)
+    row, length = np.empty((search.queries, k), np.int32), np.empty((search.queries, k), np.float32)
     done = 0
-    for real, (scores, positions) in ahead(
-        start(*block) for block in search.blocks(np.arange(search.queries))
-    ):
-        score[done : done + real] = scores.addressable_shards[0].data[0, :real]
-        row[done : done + real] = positions.addressable_shards[0].data[0, :real]
+    for real, found in ahead(start(*block) for block in search.blocks(np.arange(search.queries))):
+        score, position, squared = (np.asarray(each.addressable_shards[0].data)[0, :real] for each in found)
+        row[done : done + real] = position
+        length[done : done + real] = (
+            1.0 - score if distance == "cosine" else np.sqrt(np.maximum(squared[:, None] - 2.0 * score, 0.0))
+        )
         done += real
         if progress is not None:
             progress(done, search.queries)
-    if distance == "cosine":
-        return Nearest(row, 1.0 - score)
-    squared = np.asarray(search.query.squared).reshape(-1)[search.query_position]
-    return Nearest(row, np.sqrt(np.maximum(squared[:, None] - 2.0 * score, 0.0)))
+    return Nearest(row, length)

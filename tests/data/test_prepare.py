@@ -110,7 +110,7 @@ def test_what_cannot_be_downloaded_is_described(source, tmp_path):
 def test_options_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"no option 'lables'; .*did you mean 'labels'"):
         prepare("catalogue", tmp_path / "x", {"lables": 8})
-    with pytest.raises(ValueError, match="tfds needs the option 'name'"):
+    with pytest.raises(ValueError, match="tfds lacks the option name"):
         prepare("tfds", tmp_path / "x", {})
     with pytest.raises(ValueError, match=r"no 'imagefolder' in sources; .*did you mean 'image_folder'"):
         prepare("imagefolder", tmp_path / "x", {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from fsl_jax.evaluation import probe
+from fsl_jax.evaluation import _few_shot, probe
 
 GRID = {"ways": (3, 5), "shots": (1, 4), "queries": 3, "repetitions": 6, "distance": "euclidean"} | {
     "classifiers": ("1-nn", "prototype")  # the logistic regression takes seconds to compile for each way
@@ -35,14 +35,14 @@ def test_the_nearest_photo_gives_the_label(episode):
     support, there, query = episode
     distances = np.linalg.norm(query[:, None, None] - support[None, :, there], axis=3).reshape(40, -1)
     expected = distances.argmin(axis=1) // 5
-    np.testing.assert_array_equal(probe.nearest_neighbours(support, there, query, neighbours=1), expected)
+    np.testing.assert_array_equal(_few_shot.nearest_neighbours(support, there, query, neighbours=1), expected)
 
 
 @pytest.mark.parametrize("neighbours", [2, 5, 100])
 def test_the_most_votes_win_and_among_equals_the_nearest(episode, neighbours):
     support, there, query = episode
     for photo, found in zip(
-        query, probe.nearest_neighbours(support, there, query, neighbours=neighbours), strict=True
+        query, _few_shot.nearest_neighbours(support, there, query, neighbours=neighbours), strict=True
     ):
         distances = np.linalg.norm(support[:, there] - photo, axis=2).reshape(-1)
         voters = (np.argsort(distances) // 5)[:neighbours]
@@ -54,19 +54,19 @@ def test_the_most_votes_win_and_among_equals_the_nearest(episode, neighbours):
 def test_the_nearest_mean_gives_the_label(episode):
     support, there, query = episode
     distances = np.linalg.norm(query[:, None] - support[:, there].mean(axis=1)[None], axis=2)
-    np.testing.assert_array_equal(probe.prototype(support, there, query), distances.argmin(axis=1))
+    np.testing.assert_array_equal(_few_shot.prototype(support, there, query), distances.argmin(axis=1))
 
 
 def test_logistic_regression_finds_scikit_learns_optimum(episode):
     support, there, query = episode
     features, label = support[:, there].reshape(20, 8), np.repeat(np.arange(4), 5)
     model = LogisticRegression(C=1.0, tol=1e-8, max_iter=10_000).fit(features.astype(np.float64), label)
-    weight, bias = probe.fit_logistic(
+    weight, bias = _few_shot.fit_logistic(
         support.reshape(24, 8), np.repeat(np.arange(4), 6), np.tile(there, 4), way=4
     )
     np.testing.assert_allclose(weight, model.coef_.T, atol=2e-4)
     np.testing.assert_allclose(bias - bias.mean(), model.intercept_ - model.intercept_.mean(), atol=1e-3)
-    np.testing.assert_array_equal(probe.logistic(support, there, query), model.predict(query))
+    np.testing.assert_array_equal(_few_shot.logistic(support, there, query), model.predict(query))
 
 
 def drawn(key, counts, *, way, needed, repetitions=40):
@@ -92,6 +92,21 @@ def test_draws_reach_every_label_and_photo():
     assert set(rows.reshape(-1).tolist()) == set(range(27))
 
 
+@pytest.mark.parametrize("shot", [1, 2, 4])
+def test_a_cell_is_the_share_of_right_queries_with_its_first_support_photos(shot):
+    embeddings, _ = photos(np.random.default_rng(9), spread=3.0)
+    rows, _ = drawn(jax.random.key(2), [9] * 8, way=4, needed=7, repetitions=5)
+    found = probe._accuracies(jnp.asarray(embeddings), jnp.asarray(rows), shot, 3, _few_shot.prototype)
+    for accuracy, repetition in zip(found, rows, strict=True):
+        means = embeddings[repetition[:, 3 : 3 + shot]].mean(axis=1)
+        right = [
+            np.linalg.norm(means - embeddings[photo], axis=1).argmin() == label
+            for label, photos_of_it in enumerate(repetition[:, :3])
+            for photo in photos_of_it
+        ]
+        assert accuracy == pytest.approx(np.mean(right))
+
+
 def test_smaller_cells_do_not_depend_on_the_larger_ones():
     embeddings, labels = photos(np.random.default_rng(1))
     whole = probe.few_shot_grid(jax.random.key(3), embeddings, labels, **GRID)
@@ -103,7 +118,12 @@ def test_well_separated_labels_are_all_right_and_noise_is_at_chance():
     rng = np.random.default_rng(2)
     for spread, chance in ((0.01, 1.0), (1e4, 1 / 5)):
         embeddings, labels = photos(rng, spread=spread, labels=20, count=10)
-        options = GRID | {"ways": (5,), "repetitions": 50, "classifiers": probe.CLASSIFIERS, "neighbours": 3}
+        options = GRID | {
+            "ways": (5,),
+            "repetitions": 50,
+            "classifiers": _few_shot.CLASSIFIERS,
+            "neighbours": 3,
+        }
         grid = probe.few_shot_grid(jax.random.key(0), embeddings, labels, **options)
         assert np.abs(grid.mean - chance).max() < 0.08, spread
 

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -312,7 +314,7 @@ def changed(**values):
         (changed(), {"precision": "float16"}, "precision is 'float16'"),
         (changed(), {"ks": (0, 1)}, r"ks are \(0, 1\)"),
         (changed(), {"block": 0}, "block is 0"),
-        (changed(), {"devices": []}, "0 of 0 devices belong to this process"),
+        (changed(), {"devices": []}, "none of 0 devices belongs to this process"),
     ],
 )
 def test_wrong_input_is_named(given, options, message):
@@ -327,12 +329,30 @@ def test_nearest_needs_a_gallery_of_k(k):
         nearest(given["query"], given["gallery"], k=k, distance="cosine")
 
 
-def test_a_second_call_compiles_nothing(monkeypatch):
+def test_the_example_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    expected = {"mAP": 0.3667, "mAP@R": 0.125, "R-precision": 0.25, "MRR": 0.4167, "nDCG@2": 0.1934}
+    expected |= {"R@1": 0, "R@2": 0.5, "CMC@3": 1}
+    for name, value in expected.items():
+        assert names["metrics"][name] == pytest.approx(value, abs=5e-5), name
+        assert value in (0, 1) or f"{value:g}" in text
+
+
+def test_a_second_call_compiles_nothing():
     given = functools.partial(judge, case(1), devices=jax.devices()[:2])
     given()
     calls = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: calls.append(event))
-    given()
+
+    def listen(event, duration, **_):
+        calls.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        given()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert not [event for event in calls if "backend_compile" in event]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fsl_jax.evaluation.retrieval import retrieval_per_query
+from fsl_jax.evaluation.retrieval import nearest, retrieval_per_query
 
 PARTS = (slice(0, 290), slice(290, 333))
 """Very uneven: the second process fills up its shards."""
@@ -49,6 +49,17 @@ def work(rank, port, output):
     )
     np.savez(output.with_suffix(".own.npz"), **own.named())
 
+    everywhere = jax.sharding.Mesh(jax.devices(), ("rows",))
+    rows = jax.sharding.NamedSharding(everywhere, jax.sharding.PartitionSpec())
+    of_all = jax.make_array_from_process_local_data(rows, gallery)
+    for name, array in (("global", of_all), ("same", gallery)):
+        alone = retrieval_per_query(
+            array, None, gallery_labels, None, distance="euclidean", devices=jax.devices()
+        )
+        np.savez(output.with_suffix(f".{name}.npz"), **alone.named())
+    found = nearest(query, of_all, k=3, distance="euclidean", devices=jax.devices())
+    np.savez(output.with_suffix(".nearest.npz"), **found._asdict())
+
 
 def run_two_processes(folder):
     with socket.socket() as probe:
@@ -77,10 +88,15 @@ def test_two_processes_give_every_process_the_whole_result(tmp_path):
     labels = query_labels, gallery_labels
     whole = retrieval_per_query(query, gallery, *labels, distance="euclidean", **groups)
     alone = retrieval_per_query(gallery, None, gallery_labels, None, distance="euclidean")
+    figures = {
+        ".npz": whole.named(),
+        **dict.fromkeys((".own.npz", ".global.npz", ".same.npz"), alone.named()),
+    }
+    figures[".nearest.npz"] = nearest(query, gallery, k=3, distance="euclidean")._asdict()
     for output in outputs:
-        for file, expected in ((output, whole), (output.with_suffix(".own.npz"), alone)):
-            with np.load(file) as found:
-                for name, values in expected.named().items():
+        for suffix, expected in figures.items():
+            with np.load(output.with_suffix(suffix)) as found:
+                for name, values in expected.items():
                     np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
 
 
