@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+# Tests compile many small programs and run each for a moment: half the time is saved by not polishing them.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
 import jax
 import pytest
 

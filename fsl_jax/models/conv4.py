@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fsl_jax.models.layers import Conv, Norm, NormMode, Statistics
+from fsl_jax.models.layers import Conv, Norm, NormMode, Statistics, at_least_float32
 from fsl_jax.ops.conv import Formulation, Padding
 from fsl_jax.ops.pool import max_pool
 
@@ -74,7 +74,7 @@ class Conv4(nn.Module):
             embedding = jnp.mean(features, axis=(1, 2))
         else:
             embedding = features.reshape(features.shape[0], -1)
-        return embedding.astype(jnp.float32), intermediates
+        return at_least_float32(embedding), intermediates
 
     def _block(self, features: Array, i: int, statistics: Statistics) -> Array:
         features = Conv(

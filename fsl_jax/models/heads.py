@@ -1,10 +1,9 @@
 """What is put on top of an embedding network."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fsl_jax.models.layers import Statistics
+from fsl_jax.models.layers import Statistics, at_least_float32
 
 
 class Classifier(nn.Module):
@@ -33,4 +32,4 @@ class Classifier(nn.Module):
           Logits in float32, and {"embedding": [n, d]}.
         """
         embedding, _ = self.body(images, statistics=statistics)
-        return self.head(embedding).astype(jnp.float32), {"embedding": embedding}
+        return at_least_float32(self.head(embedding)), {"embedding": embedding}
