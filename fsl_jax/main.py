@@ -3,6 +3,7 @@
 Flags only; the run is put together in `run.py`.
 """
 
+import logging as logging_formats
 import sys
 from pathlib import Path
 
@@ -48,10 +49,20 @@ def _default_workdir(arguments: list[str]) -> Path:
 def _parse(arguments: list[str]) -> None:
     try:
         left = FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(str(error).strip().splitlines()[0]) from error
+    except (AttributeError, KeyError) as error:  # config_flags: an option that the config does not have
+        reason = str(error.args[0]).strip("'\"").replace("\\n", " ").replace("\\'", "'")
+        raise ValueError(f"no config option {' '.join(reason.split())}") from error
+    except (flags.Error, TypeError) as error:
+        raise ValueError(_plain(str(error))) from error
     if len(left) > 1:
         raise ValueError(f"{left[1]!r} is no flag; options are given as --config.part.name=value")
+
+
+def _plain(message: str) -> str:
+    """Takes the reason out of absl's message, which quotes a whole traceback where a config file raises."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    raised = [line.split(": ", 1)[1] for line in lines if line.startswith(("ValueError: ", "TypeError: "))]
+    return raised[-1] if raised else lines[0]
 
 
 def run(arguments: list[str]) -> int:
@@ -67,6 +78,7 @@ def run(arguments: list[str]) -> int:
     _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(logging_formats.Formatter("%(levelname)s: %(message)s"))
     from fsl_jax import run as runs
 
     command = ["python", "-m", "fsl_jax.main", *arguments[1:]]

@@ -294,6 +294,7 @@ def show(run: Run, result: dict[str, Any], parts: list[Any], best: int) -> None:
     figures = report.result_figures(result)
     file = run.workdir / "report.html"
     curves = report.curves_from_log(run.workdir / "metrics.jsonl")
+    curves = [curve for curve in curves if not curve.title.endswith("ci95")]
     report.write(file, name, [figures, *curves, *parts, report.environment_note(shlex.join(run.command), date=date)])
     table = RichTable(title=name, show_header=False)
     for label, figure in report.result_figures({name: result[name] for name in SHOWN if name in result}).rows.items():

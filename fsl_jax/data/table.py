@@ -208,7 +208,7 @@ def split_labels(
       seed: Of the shuffle; the same seed and names give the same splits on every machine.
 
     Returns:
-      Split by label. Every split with a positive share gets a label where there are enough of them.
+      Split by label. Every split with a positive share gets a label; where there are too few, train comes first.
 
     Raises:
       ValueError: Shares are negative or do not sum to 1.
@@ -220,6 +220,7 @@ def split_labels(
     ends = np.round(np.cumsum(shares) * len(shuffled)).astype(int)
     for i in range(2):  # a small folder still gets one label in each split that was asked for
         later = int((shares[i + 1 :] > 0).sum())
-        ends[i] = min(max(ends[i], (ends[i - 1] if i else 0) + int(shares[i] > 0)), len(shuffled) - later)
+        least = (ends[i - 1] if i else 0) + int(shares[i] > 0)
+        ends[i] = min(max(ends[i], least), max(len(shuffled) - later, min(i + 1, len(shuffled))))
     starts = (0, *ends[:2])
     return {str(name): split for split, start, end in zip(SPLITS, starts, ends, strict=True) for name in shuffled[start:end]}

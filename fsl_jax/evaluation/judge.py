@@ -90,7 +90,7 @@ class Judge:
             found, embeddings = self.search(variables)
             means = found.means()
             counts = {f"retrieval_{name}": int(means.pop(name)) for name in ("queries", "queries_without_match")}
-            figures |= {**means, **counts, "distance": self.config.distance, "mAP_of_chance": self._base_rate()}
+            figures |= {**means, **counts, "retrieval_distance": self.config.distance, "mAP_of_chance": self._base_rate()}
             parts += self._retrieval_parts(found, embeddings)
         return figures, parts
 

@@ -3,6 +3,7 @@
 The one place that knows Orbax.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,18 @@ class Checkpoints:
         self._best_metric = best_metric
         # `best_fn` with `max_to_keep` would delete the newest checkpoint, and a resumed run would go back in time.
         policies: list[Any] = [LatestN(1)]
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return metrics.get(best_metric, -math.inf) if best_metric else -math.inf
+
         if best_metric is not None:
             policies.append(
-                BestN(get_metric_fn=lambda m: m[best_metric], n=1, keep_checkpoints_without_metrics=False)
+                BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
             )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             # Without a `best_fn` Orbax does not write the metrics, on which the policy and a resumed run depend.
-            best_fn=None if best_metric is None else lambda metrics: metrics[best_metric],
+            best_fn=None if best_metric is None else score,
             best_mode="max",
             cleanup_tmp_directories=not read_only,
             create=not read_only,
@@ -65,7 +70,7 @@ class Checkpoints:
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state), described=self._ocp.args.JsonSave(dict(described))
         )
-        self._manager.save(step, args=args, metrics=None if metrics is None else dict(metrics), force=True)
+        self._manager.save(step, args=args, metrics=dict(metrics or {}), force=True)
 
     def wait(self) -> None:
         """Waits until what was saved lies on disk whole.

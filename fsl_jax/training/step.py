@@ -82,7 +82,7 @@ def make_dispatch(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, variables.params)
         moved = Variables(optax.apply_updates(variables.params, updates), aux.collections, variables.extra)
         metrics = {name: value.value() for name, value in aux.metrics.items()}
-        metrics |= {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+        metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, algorithm.after_update(moved), optimizer_state), metrics
 
     def dispatch(state: TrainState, constant: Any, given: Any) -> tuple[TrainState, Metrics]:

@@ -1,0 +1,75 @@
+"""The optimiser: schedules by their formula, rules by name, decay of kernels alone."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsl_jax.config import base_config
+from fsl_jax.training import optimizer
+
+PARAMS = {"body": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "head": {"kernel": jnp.ones((2, 2))}}
+ONES = {"body": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "head": {"kernel": jnp.ones((2, 2))}}
+
+
+def config(**changes):
+    section = base_config().optimizer
+    section.update({"name": "sgd", "learning_rate": 0.5, **changes})
+    return section
+
+
+def one_update(**changes):
+    made = optimizer.make(config(**changes), PARAMS, steps=10)
+    return made.update(ONES, made.init(PARAMS), PARAMS)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": "constant"}, [0.5, 0.5, 0.5]),
+        ({"schedule": "cosine"}, [0.5, 0.5 * (1 + np.cos(np.pi * 0.4)) / 2, 0.0]),
+        ({"schedule": "cosine", "final": 0.1}, [0.5, None, 0.05]),
+        ({"schedule": "halve", "halve_every": 4}, [0.5, 0.25, 0.125]),
+        ({"schedule": "constant", "warmup": 8}, [0.0, 0.25, 0.5]),
+    ],
+)
+def test_schedules_follow_their_formula(changes, expected):
+    rate = optimizer.schedule(config(**changes), steps=10)
+    for step, value in zip((0, 4, 10), expected, strict=True):
+        if value is not None:
+            np.testing.assert_allclose(rate(step), value, atol=1e-7)
+
+
+def test_rules_scale_and_freeze_by_name_and_the_first_match_counts():
+    updates = one_update(rules=(("head/.*", 0.0), (".*/kernel", 2.0)))
+    np.testing.assert_allclose(updates["head"]["kernel"], 0)
+    np.testing.assert_allclose(updates["body"]["kernel"], -1.0)
+    np.testing.assert_allclose(updates["body"]["bias"], -0.5)
+
+
+def test_a_rule_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match="rule 'hed/.*' of config.optimizer.rules matches no parameter"):
+        one_update(rules=(("hed/.*", 0.0),))
+
+
+def test_decay_takes_kernels_and_leaves_biases():
+    updates = one_update(weight_decay=0.1)
+    np.testing.assert_allclose(updates["body"]["kernel"], -0.55)
+    np.testing.assert_allclose(updates["body"]["bias"], -0.5)
+
+
+def test_clipping_by_value_and_by_norm():
+    np.testing.assert_allclose(one_update(clip_value=0.2)["body"]["bias"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(one_update(clip_norm=1.0)["body"]["bias"], -0.5 / np.sqrt(10), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "adm"}, "config.optimizer.name is 'adm'; known: adam, adamw, sgd; did you mean 'adam'"),
+        ({"schedule": "cosin"}, "config.optimizer.schedule is 'cosin'.*did you mean 'cosine'"),
+        ({"schedule": "halve"}, "needs config.optimizer.halve_every"),
+    ],
+)
+def test_unknown_names_are_told(changes, message):
+    with pytest.raises(ValueError, match=message):
+        one_update(**changes)
