@@ -1,0 +1,198 @@
+"""Vision transformers S and B, as DINO and DINOv2 train them: layer scale, registers, interpolated positions."""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fsl_jax.models.layers import Statistics, at_least_float32
+
+
+class Size(NamedTuple):
+    """Width of the tokens, blocks, and attention heads."""
+
+    width: int
+    blocks: int
+    heads: int
+
+
+SIZES = {"small": Size(384, 12, 6), "base": Size(768, 12, 12)}
+_EPSILON = 1e-6
+_CUBIC = -0.75
+"""Slope of the bicubic kernel in PyTorch, with which the published models were trained; others use -0.5."""
+_WIDEN = 4
+
+
+def bicubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Returns the matrix that resizes one axis as PyTorch's bicubic interpolation without antialiasing does.
+
+    Places are pixel centres; beyond the edge the edge is repeated. Rows sum to 1.
+    """
+    place = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = np.zeros((new, old))
+    for offset in range(-1, 3):
+        source = np.floor(place).astype(int) + offset
+        np.add.at(weights, (np.arange(new), np.clip(source, 0, old - 1)), _cubic(np.abs(place - source)))
+    return weights
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+
+def resize_positions(
+    positions: Float[Array, "p d"], *, rows: int, columns: int
+) -> Float[Array, "q d"]:
+    """Interpolates the embeddings of a square grid of places to another grid."""
+    side = round(positions.shape[0] ** 0.5)
+    if (rows, columns) == (side, side):
+        return positions
+    grid = positions.reshape(side, side, -1)
+    down, across = (jnp.asarray(bicubic_weights(side, new), positions.dtype) for new in (rows, columns))
+    return jnp.einsum("rp,cq,pqd->rcd", down, across, grid).reshape(rows * columns, -1)
+
+
+class Attention(nn.Module):
+    """Self-attention over the tokens of a photo.
+
+    Attributes:
+      heads: Number of heads.
+      dtype: Of the matrix products; the softmax is float32.
+    """
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "n t d"]) -> tuple[Float[Array, "n t d"], Float[Array, "n heads t t"]]:
+        """Returns what each token gathers, and how much from which token (rows sum to 1)."""
+        count, length, width = tokens.shape
+        joint = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(tokens)
+        query, key, value = jnp.moveaxis(joint.reshape(count, length, 3, self.heads, -1), 2, 0)
+        scores = jnp.einsum("nqhd,nkhd->nhqk", query * query.shape[-1] ** -0.5, key)
+        attention = jax.nn.softmax(at_least_float32(scores), axis=-1)
+        gathered = jnp.einsum("nhqk,nkhd->nqhd", attention.astype(value.dtype), value)
+        return nn.Dense(width, dtype=self.dtype, name="out")(gathered.reshape(count, length, width)), attention
+
+
+class Block(nn.Module):
+    """Attention, then two linear layers; each adds to the tokens.
+
+    Attributes:
+      heads: Of the attention.
+      layer_scale: Whether each addition has a learned scale a channel.
+      dtype: Of the arithmetic.
+    """
+
+    heads: int
+    layer_scale: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "n t d"]) -> tuple[Float[Array, "n t d"], Float[Array, "n heads t t"]]:
+        """Returns the tokens after the block, and the attention."""
+        normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm1")(tokens)
+        found, attention = Attention(self.heads, self.dtype, name="attention")(normal)
+        tokens = tokens + self._scaled("scale1", found)
+        normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm2")(tokens)
+        hidden = nn.Dense(_WIDEN * tokens.shape[-1], dtype=self.dtype, name="linear1")(normal)
+        found = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="linear2")(nn.gelu(hidden, approximate=False))
+        return tokens + self._scaled("scale2", found), attention
+
+    def _scaled(self, name: str, found: Array) -> Array:
+        if not self.layer_scale:
+            return found
+        # DINOv2 starts at 1e-5, so that a new block changes next to nothing.
+        scale = self.param(name, nn.initializers.constant(1e-5), found.shape[-1:])
+        return found * scale.astype(self.dtype).reshape(1, 1, -1)
+
+
+class ViT(nn.Module):
+    """A vision transformer; the embedding is the normalised first ("cls") token.
+
+    Attributes:
+      size: "small" or "base".
+      patch: Side of a patch in pixels: 16 in DINO, 14 in DINOv2.
+      positions: Side of the grid for which positions are learned: 14 in DINO (224 / 16), 37 in DINOv2 (518 / 14);
+        other grids are interpolated from it.
+      registers: Tokens without a place, after the first: 4 in DINOv2 with registers.
+      layer_scale: Whether blocks learn the scale of what they add (DINOv2).
+      dtype: Of the arithmetic; parameters, softmax and layer normalisation stay float32.
+
+    References:
+      Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929; Caron et al. 2021, https://arxiv.org/abs/2104.14294;
+      Oquab et al. 2023, https://arxiv.org/abs/2304.07193; Darcet et al. 2023, https://arxiv.org/abs/2309.16588.
+    """
+
+    size: Literal["small", "base"]
+    patch: int
+    positions: int
+    registers: int = 0
+    layer_scale: bool = False
+    dtype: Any = jnp.float32
+
+    @property
+    def norm(self) -> str:
+        """Its norm mode: each token by itself."""
+        return "layer"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> tuple[Float[Array, "n d"], dict[str, Array]]:
+        """Embeds photos.
+
+        Args:
+          images: Prepared photos, whose sides are multiples of the patch.
+          statistics: Makes no difference: layer normalisation has none.
+
+        Returns:
+          Embedding of 384 (small) or 768 dimensions; and by name the tokens after each block ("block1"), its
+          attention [n, heads, t, t] ("attention1"), and all tokens normalised ("tokens"): first, registers, patches
+          in row order.
+
+        Raises:
+          ValueError: The size is unknown, or a side is no multiple of the patch.
+        """
+        del statistics
+        if self.size not in SIZES:
+            raise ValueError(f"size is {self.size!r}; expected one of {', '.join(SIZES)}")
+        tokens, intermediates = self._tokens(images), {}
+        for i in range(SIZES[self.size].blocks):
+            block = Block(SIZES[self.size].heads, self.layer_scale, self.dtype, name=f"block{i + 1}")
+            tokens, attention = block(tokens)
+            intermediates |= {f"block{i + 1}": tokens, f"attention{i + 1}": attention}
+        normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm")(tokens)
+        return at_least_float32(normal[:, 0]), {**intermediates, "tokens": normal}
+
+    def _tokens(self, images: Array) -> Array:
+        """Cuts photos into patches, and puts the tokens without a place before them."""
+        (rows, columns), width = self._grid(images), SIZES[self.size].width
+        cut = images.reshape(images.shape[0], rows, self.patch, columns, self.patch, images.shape[-1])
+        cut = jnp.swapaxes(cut, 2, 3).reshape(images.shape[0], rows * columns, -1)
+        patches = nn.Dense(width, dtype=self.dtype, name="patches")(cut)
+        small = nn.initializers.normal(0.02)
+        first = self.param("cls_token", small, (1, width))
+        places = self.param("positions", small, (1 + self.positions**2, width))
+        registers = self.param("registers", small, (self.registers, width)) if self.registers else first[:0]
+        patches = patches + resize_positions(places[1:], rows=rows, columns=columns)[None].astype(self.dtype)
+        others = jnp.concatenate([first + places[:1], registers]).astype(self.dtype)
+        others = jnp.broadcast_to(others[None], (images.shape[0], *others.shape))
+        return jnp.concatenate([others, patches], axis=1)
+
+    def _grid(self, images: Array) -> tuple[int, int]:
+        height, width = images.shape[1:3]
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"photos of {height} x {width} pixels do not divide into patches of {self.patch}: "
+                f"take a multiple of {self.patch}"
+            )
+        return height // self.patch, width // self.patch
+
+
+Model = ViT

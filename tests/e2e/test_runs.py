@@ -1,0 +1,220 @@
+"""Whole runs as a user starts them: killed, continued, judged, and refused with one clear line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = ["--config.train.steps=80", "--config.eval.retrieval=False", "--config.train.save_every=20"]
+SMALL += ["--config.eval.every=40", "--config.train.log_every=5"]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "fsl_jax.main", *map(str, arguments)]
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        command(*arguments), cwd=REPOSITORY, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def finished(*arguments, status=0):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    return out, err
+
+
+def train(workdir, *more):
+    return "--config", "configs/protonet.py:smoke", "--workdir", workdir, *SMALL, *more
+
+
+def log_of(workdir):
+    file = Path(workdir) / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_until_training(process, workdir):
+    for _ in range(3000):
+        if log_of(workdir):
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    raise AssertionError("the run did not start to train")
+
+
+def parameters(workdir):
+    """The newest checkpoint's parameters, read without our code."""
+    import orbax.checkpoint
+
+    newest = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
+    state = orbax.checkpoint.StandardCheckpointer().restore((workdir / "checkpoints" / str(newest) / "state").absolute())
+    import jax
+
+    return newest, [np.asarray(leaf) for leaf in jax.tree.leaves((state["variables"], state["optimizer"]))]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    out, err = finished(*train(workdir))
+    return workdir, out, err
+
+
+def test_a_run_leaves_everything_in_its_workdir(undisturbed):
+    workdir, out, err = undisturbed
+    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "result.json", "report.html"} <= {
+        file.name for file in workdir.iterdir()
+    }
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["steps"] == 80
+    assert 0 <= result["accuracy"] <= 1
+    assert result["chance"] == 0.2
+    assert result["norm_mode"] == "running"
+    assert result["transductive"] is False
+    assert {"accuracy_ci95", "seconds", "way", "shot", "episodes"} <= set(result)
+    assert "compiling" in err
+    assert "accuracy" in out
+    assert [line["step"] for line in log_of(workdir) if "train/loss" in line] == list(range(5, 81, 5))
+
+
+def test_evaluating_the_workdir_alone_gives_the_same_figures(undisturbed):
+    workdir, _, _ = undisturbed
+    before = json.loads((workdir / "result.json").read_text())
+    finished("--mode=evaluate", "--workdir", workdir)
+    after = json.loads((workdir / "result.json").read_text())
+    same = set(before) - {"seconds"}
+    assert {name: before[name] for name in same} == {name: after[name] for name in same if name in after}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_continues_to_the_same_parameters_bit_for_bit(undisturbed, tmp_path, number):
+    workdir = tmp_path / "killed"
+    process = start(*train(workdir))
+    wait_until_training(process, workdir)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert f"{number.name}: saved step" in err
+        assert process.returncode == (130 if number == signal.SIGINT else 0)
+        assert parameters(workdir)[0] < 80
+    finished(*train(workdir))
+    newest, got = parameters(workdir)
+    expected_newest, expected = parameters(undisturbed[0])
+    assert newest == expected_newest == 80
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    steps = [line["step"] for line in log_of(workdir) if "train/loss" in line]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 80
+
+
+def test_another_config_in_the_same_workdir_is_refused_with_the_difference(undisturbed):
+    _, err = finished(*train(undisturbed[0], "--config.seed=1"), status=2)
+    assert "seed: 0 -> 1" in err
+    assert "choose another --workdir" in err
+
+
+def test_more_steps_continue_a_finished_run(undisturbed, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "longer"
+    shutil.copytree(undisturbed[0], workdir)
+    _, err = finished(*train(workdir, "--config.train.steps=100"))
+    assert "continuing from step 80" in err
+    assert json.loads((workdir / "result.json").read_text())["steps"] == 100
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    workdir = tmp_path / "diverged"
+    rule = "--config.optimizer.learning_rate=1e38"
+    _, err = finished(*train(workdir, rule, "--config.optimizer.name=sgd"), status=2)
+    assert "error: step " in err
+    assert "loss" in err
+    assert "Lower --config.optimizer.learning_rate" in err
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A folder with one folder a label, one of them with a single photo."""
+    folder = tmp_path / "shop"
+    for label in range(12):
+        (folder / f"dress_{label:02d}").mkdir(parents=True)
+        for photo in range(1 if label == 11 else 4):
+            image = np.random.default_rng(10 * label + photo).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+            Image.fromarray(image).save(folder / f"dress_{label:02d}" / f"{photo}.jpg")
+    return folder
+
+
+def own(folder, *more):
+    return [*train(folder.parent / "run", "--config.data.source=image_folder", f"--config.data.root={folder}"), *more]
+
+
+MANY_LABELS = "--config.data.image_folder.fractions=(0.4,0.3,0.3)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "maml:smoke", "--config.train.stesp=5"], 'Did you mean "steps"'),
+        (["--config", "maml:smok"], "no preset 'smok' in configs/maml.py; known: "),
+        (["--config", "mmal"], "no config 'mmal'; known: maml, protonet"),
+        (["--config", "maml:smoke", "--config.model.name=conv5"], "no 'conv5' in models"),
+        (["--config", "maml:smoke", "--config.train.steps=23"], "no multiple of config.train.steps_per_call"),
+        (["--mode=evaluate", "--workdir", "/nowhere/at/all"], "no run in /nowhere/at/all"),
+        ([], "give a --config"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_line(arguments, message):
+    _, err = finished(*arguments, status=2)
+    assert message in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("missing folder", "no folder "),
+        ("empty folder", "no photo in a label's folder"),
+        ("broken photo", "1 of 45 photos cannot be read: "),
+        ("one photo", "drop it with --config.data.min_photos=3"),
+    ],
+)
+def test_spoilt_photos_are_one_clear_line(shop, spoil, message):
+    root, more = shop, [MANY_LABELS]
+    if spoil == "missing folder":
+        root = shop / "not_there"
+    elif spoil == "empty folder":
+        root = shop.parent / "empty"
+        root.mkdir()
+    elif spoil == "broken photo":
+        whole = (shop / "dress_03" / "2.jpg").read_bytes()
+        (shop / "dress_03" / "2.jpg").write_bytes(whole[: len(whole) // 2])
+        more.append("--config.data.train_split=train+val+test")
+    else:
+        more.append("--config.data.train_split=train+val+test")
+    arguments = [argument.replace(str(shop), str(root)) for argument in map(str, own(shop, *more))]
+    _, err = finished(*arguments, status=2)
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_importing_main_brings_in_no_other_framework():
+    heavy = ("torch", "tensorflow", "orbax", "polars", "grain", "matplotlib")
+    code = f"import sys, fsl_jax.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
