@@ -49,7 +49,9 @@ def get_config(preset: str = "") -> ConfigDict:
         config.train.update({"steps": 20, "steps_per_call": 5, "log_every": 5, "save_every": 10})
         config.eval.update({"every": 10, "episodes": 20, "episodes_during": 10, "queries": 2})
     elif preset:
-        raise ValueError(f"no preset {preset!r} in configs/protonet.py; known: {', '.join((*OMNIGLOT, 'smoke'))}")
+        raise ValueError(
+            f"no preset {preset!r} in configs/protonet.py; known: {', '.join((*OMNIGLOT, 'smoke'))}"
+        )
     config.preset = preset
     return config
 

@@ -74,6 +74,15 @@ def base_config() -> ConfigDict:
             "seed": 1,
             "retrieval": True,
             "distance": "cosine",
+            # Classification from few photos on frozen embeddings; no ways is none.
+            "grid": {
+                "ways": (5, 10),
+                "shots": (1, 2, 3),
+                "queries": 1,
+                "repetitions": 50,
+                "classifiers": ("1-nn", "prototype", "logistic"),
+                "during": False,
+            },
         }
     )
     return config

@@ -40,12 +40,18 @@ def find(package: str, module: str, attribute: str) -> Any:
         raise ValueError(f"no {module!r} in {kind}; {closest(module, known(package))}")
     found = getattr(importlib.import_module(f"{package}.{module}"), attribute, None)
     if found is None:
-        able = [name for name in known(package) if hasattr(importlib.import_module(f"{package}.{name}"), attribute)]
+        able = [
+            name
+            for name in known(package)
+            if hasattr(importlib.import_module(f"{package}.{name}"), attribute)
+        ]
         raise ValueError(f"{module!r} in {kind} has no {attribute}; {closest(module, able)}")
     return found
 
 
-def with_options(function: Callable, options: Mapping[str, Any], section: str, *arguments: Any, **keywords: Any) -> Any:
+def with_options(
+    function: Callable, options: Mapping[str, Any], section: str, *arguments: Any, **keywords: Any
+) -> Any:
     """Calls a function with options from a config; none is filtered.
 
     Args:
@@ -66,7 +72,9 @@ def with_options(function: Callable, options: Mapping[str, Any], section: str, *
         if name not in choices:
             raise ValueError(f"{section} has no option {name!r}; {closest(name, choices)}")
     given = {*options, *keywords}
-    needed = [name for name in choices if parameters[name].default is inspect.Parameter.empty and name not in given]
+    needed = [
+        name for name in choices if parameters[name].default is inspect.Parameter.empty and name not in given
+    ]
     if needed:
         raise ValueError(f"{section} lacks the option {', '.join(needed)}: give it, such as {needed[0]}=...")
     return function(*arguments, **dict(options), **keywords)

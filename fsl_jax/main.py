@@ -14,10 +14,14 @@ from fsl_jax.config import config_file
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file with a preset, such as configs/maml.py:smoke, or the name of an installed one."
+    "config",
+    None,
+    "Config file with a preset, such as configs/maml.py:smoke, or the name of an installed one.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/<config>-<preset>.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train and judge, or judge a workdir alone.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate"], "Train and judge, or judge a workdir alone."
+)
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:

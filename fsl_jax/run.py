@@ -31,7 +31,7 @@ from fsl_jax.training import optimizer as optimizers
 from fsl_jax.training.checkpoint import Checkpoints
 from fsl_jax.training.clock import Clock
 from fsl_jax.training.log import MetricsLog, Progress, doing, say
-from fsl_jax.training.loop import Loop, Stop
+from fsl_jax.training.loop import Dispatch, Loop, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import make_dispatch
 from fsl_jax.types import Batch, Episode
@@ -43,7 +43,14 @@ SHOWN = (
 )  # fmt: skip
 """Figures of the table that a run ends with; result.json and the report have all."""
 FREE_TO_CHANGE = ("train.steps",)
-FREE_IN_EVALUATION = ("train.", "eval.", "data.root", "data.resident_gb", "data.reading_threads", "data.steps_ahead")
+FREE_IN_EVALUATION = (
+    "train.",
+    "eval.",
+    "data.root",
+    "data.resident_gb",
+    "data.reading_threads",
+    "data.steps_ahead",
+)
 
 
 def build_algorithm(config: ConfigDict) -> Algorithm:
@@ -93,7 +100,9 @@ class Run:
         tasks = self.config.episode.tasks
         self.mesh = data_mesh(usable_devices(tasks, wanted=self.config.train.devices))
         if self.mesh.size < jax.device_count():
-            say(f"using {self.mesh.size} of {jax.device_count()} devices, over which {tasks} tasks spread evenly")
+            say(
+                f"using {self.mesh.size} of {jax.device_count()} devices, over which {tasks} tasks spread evenly"
+            )
 
     def table(self, split: str) -> Table:
         """Loads a split and says what it holds."""
@@ -147,14 +156,20 @@ class Run:
         def prepare(batch: Episode, step_key: jax.Array) -> Episode:
             return prepare_episode(batch, self.preprocess, augment, step_key)
 
-        dispatch = make_dispatch(
-            self.algorithm, optimizer, reader, prepare, mesh=self.mesh, key=named_key(self.config.seed, "step")
+        program = make_dispatch(
+            self.algorithm,
+            optimizer,
+            reader,
+            prepare,
+            mesh=self.mesh,
+            key=named_key(self.config.seed, "step"),
         )
         start = newest or 0
+        dispatch: Dispatch = program
         if start < clock.steps:
             given = reader.inputs(start, clock.steps_per_call)
             with doing(f"compiling {clock.steps_per_call} training steps"):
-                dispatch = dispatch.lower(state, reader.constant, given).compile()
+                dispatch = program.lower(state, reader.constant, given).compile()
             reader.close()
         loop = Loop(
             dispatch=dispatch,
@@ -215,7 +230,9 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
     run = Run(config, workdir, command)
     table = run.table(config.data.train_split)
     val = run.table(config.eval.split) if config.eval.every else None
-    episode_sampling.make(table, **config.episode)  # every error that a user can mend comes before the workdir
+    episode_sampling.make(
+        table, **config.episode
+    )  # every error that a user can mend comes before the workdir
     judge = None if val is None else run.judge(val)
     open_workdir(config, workdir)
     with Stop().listening() as stop:
@@ -230,7 +247,8 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
             loop.reader.close()
     step = int(state.step)
     if stop.asked_by is not None and step < config.train.steps:
-        say(f"{stop.asked_by.name}: saved step {step:,} of {config.train.steps:,}; the same command continues from there")
+        how_far = f"saved step {step:,} of {config.train.steps:,}"
+        say(f"{stop.asked_by.name}: {how_far}; the same command continues from there")
         loop.checkpoints.close()
         return 130 if stop.asked_by.name == "SIGINT" else 0
     finish(run, loop.checkpoints, seconds=time.perf_counter() - begun)
@@ -245,7 +263,9 @@ def evaluate(workdir: Path, config: ConfigDict | None, command: list[str]) -> in
     """
     file = workdir / "config.json"
     if not file.exists():
-        raise ValueError(f"no run in {workdir} (config.json is missing): give the --workdir of a training run")
+        raise ValueError(
+            f"no run in {workdir} (config.json is missing): give the --workdir of a training run"
+        )
     kept = ConfigDict(json.loads(file.read_text()))
     if config is not None:
         different = differences(as_json(kept), as_json(config), but=FREE_IN_EVALUATION)
@@ -295,9 +315,13 @@ def show(run: Run, result: dict[str, Any], parts: list[Any], best: int) -> None:
     file = run.workdir / "report.html"
     curves = report.curves_from_log(run.workdir / "metrics.jsonl")
     curves = [curve for curve in curves if not curve.title.endswith("ci95")]
-    report.write(file, name, [figures, *curves, *parts, report.environment_note(shlex.join(run.command), date=date)])
+    report.write(
+        file, name, [figures, *curves, *parts, report.environment_note(shlex.join(run.command), date=date)]
+    )
     table = RichTable(title=name, show_header=False)
-    for label, figure in report.result_figures({name: result[name] for name in SHOWN if name in result}).rows.items():
+    for label, figure in report.result_figures(
+        {name: result[name] for name in SHOWN if name in result}
+    ).rows.items():
         table.add_row(label, figure)
     table.add_row("checkpoint", str(run.workdir / "checkpoints" / str(best)))
     table.add_row("report", str(file))

@@ -95,7 +95,9 @@ def sum_over_tasks(function: Callable[[Any], Result], tasks: PyTree, *, chunk: i
       The sum; leaves keep their shapes.
     """
     count = jax.tree.leaves(tasks)[0].shape[0]
-    chunks = tasks if chunk == 1 else jax.tree.map(lambda a: a.reshape(count // chunk, chunk, *a.shape[1:]), tasks)
+    chunks = (
+        tasks if chunk == 1 else jax.tree.map(lambda a: a.reshape(count // chunk, chunk, *a.shape[1:]), tasks)
+    )
 
     def sum_of(part: Any) -> Result:
         if chunk == 1:
@@ -140,9 +142,7 @@ class EpisodeAlgorithm:
         variables = dict(self.network.init(key, images, statistics="batch"))
         return Variables(params=variables.pop("params"), collections=variables)
 
-    def loss(
-        self, params: Params, collections: Collections, batch: Episode, key: Key
-    ) -> tuple[Scalar, Aux]:
+    def loss(self, params: Params, collections: Collections, batch: Episode, key: Key) -> tuple[Scalar, Aux]:
         """Averages the loss over the tasks of a meta-batch."""
         chunk = chunk_of_tasks(batch.tasks, self.chunk)
         total = sum_over_tasks(
@@ -174,7 +174,12 @@ class EpisodeAlgorithm:
         return {"embedding": embedding}
 
     def apply(
-        self, params: Params, collections: Collections, images: Float[Array, "n h w c"], *, statistics: Statistics
+        self,
+        params: Params,
+        collections: Collections,
+        images: Float[Array, "n h w c"],
+        *,
+        statistics: Statistics,
     ) -> tuple[Array, Any]:
         """Runs the network without keeping new statistics."""
         return self.network.apply({"params": params, **collections}, images, statistics=statistics)
@@ -218,7 +223,9 @@ class OnePass(EpisodeAlgorithm):
     def task_logits(self, variables: Variables, task: Episode) -> Float[Array, "q way"]:
         """Classifies the queries of one task."""
         statistics = norm_statistics(self.norm, training=False)
-        embeddings, _ = self.apply(variables.params, variables.collections, _photos(task), statistics=statistics)
+        embeddings, _ = self.apply(
+            variables.params, variables.collections, _photos(task), statistics=statistics
+        )
         return self._split(embeddings, task)
 
     def _split(self, embeddings: Float[Array, "n d"], task: Episode) -> Float[Array, "q way"]:

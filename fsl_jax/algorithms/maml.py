@@ -78,7 +78,9 @@ class MAML(EpisodeAlgorithm):
         fixed = {name: params[name] for name in params if name not in ADAPTED[self.adapt]}
 
         def support_loss(fast: Params) -> tuple[Array, Collections]:
-            logits, gathered = self._support_logits({**fixed, **fast}, collections, support, training=training)
+            logits, gathered = self._support_logits(
+                {**fixed, **fast}, collections, support, training=training
+            )
             return reduce.mean(softmax.cross_entropy(logits, support.label)), gathered
 
         def inner_step(fast: Params, _: None) -> tuple[Params, tuple[Array, Collections]]:
@@ -101,7 +103,9 @@ class MAML(EpisodeAlgorithm):
         statistics = norm_statistics(self.norm, training=False)
         return self.apply(params, collections, support.image, statistics=statistics)[0], collections
 
-    def task_loss(self, params: Params, collections: Collections, task: Episode, key: Key) -> tuple[Array, Aux]:
+    def task_loss(
+        self, params: Params, collections: Collections, task: Episode, key: Key
+    ) -> tuple[Array, Aux]:
         """Adapts on the support photos and judges the queries.
 
         Running statistics are those of the support photos before adaptation, since it is the parameters before
@@ -120,7 +124,9 @@ class MAML(EpisodeAlgorithm):
     def task_logits(self, variables: Variables, task: Episode) -> Float[Array, "q way"]:
         """Adapts on the support photos and classifies the queries."""
         steps = self.eval_inner_steps
-        params, _ = self.adapted(variables.params, variables.collections, task.support, steps=steps, training=False)
+        params, _ = self.adapted(
+            variables.params, variables.collections, task.support, steps=steps, training=False
+        )
         statistics = norm_statistics(self.norm, training=False)
         return self.apply(params, variables.collections, task.query.image, statistics=statistics)[0]
 
@@ -164,7 +170,7 @@ def make(
     """Builds MAML on an embedding network; its head has one logit a label of the task."""
     return MAML(
         network=Classifier(body, way),
-        norm=body.norm,  # type: ignore[attr-defined]
+        norm=body.norm,
         chunk=chunk,
         inner_rate=inner_rate,
         inner_steps=inner_steps,

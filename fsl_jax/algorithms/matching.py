@@ -46,7 +46,7 @@ def make(body: nn.Module, *, way: int, temperature: float = 1.0, chunk: int = 0)
     del way
     return Matching(
         network=body,
-        norm=body.norm,  # type: ignore[attr-defined]
+        norm=body.norm,
         chunk=chunk,
         temperature=temperature,
     )

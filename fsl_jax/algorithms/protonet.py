@@ -65,7 +65,7 @@ def make(
     del way
     return ProtoNet(
         network=body,
-        norm=body.norm,  # type: ignore[attr-defined]
+        norm=body.norm,
         chunk=chunk,
         distance=distance,
         temperature=temperature,

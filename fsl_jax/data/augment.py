@@ -65,7 +65,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.shift < 0 or not 0 <= self.light < 1:
-            raise ValueError(f"shift is {self.shift} and light {self.light}; expected at least 0, and 0 to below 1")
+            raise ValueError(
+                f"shift is {self.shift} and light {self.light}; expected at least 0, and 0 to below 1"
+            )
 
     def __call__(self, key: Key, images: UInt8[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
         """Changes photos; the same key gives the same changes."""

@@ -1,6 +1,5 @@
 """From the config's data section to tables that can be sampled."""
 
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -13,7 +12,11 @@ from fsl_jax.data.table import Table
 def preprocess_of(config: ConfigDict) -> Preprocess:
     """Returns how photos are prepared, from `config.data`."""
     return Preprocess(
-        size=config.size, channels=config.channels, fit=config.fit, mean=tuple(config.mean), std=tuple(config.std)
+        size=config.size,
+        channels=config.channels,
+        fit=config.fit,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
     )
 
 
@@ -61,7 +64,11 @@ def with_enough_photos(table: Table, least: int) -> Table:
     if not poor.any():
         return table
     logging.warning(
-        "%s: dropped %d of %d labels with fewer than %d photos", table.source, int(poor.sum()), len(counts), least
+        "%s: dropped %d of %d labels with fewer than %d photos",
+        table.source,
+        int(poor.sum()),
+        len(counts),
+        least,
     )
     kept = ~poor[table.label.codes]
     if not kept.any():

@@ -1,4 +1,4 @@
-"""Streams batches from files that are too many for the devices: rows are planned on the host, photos read by threads."""
+"""Streams batches from files that are too many for the devices: the host plans rows, threads read photos."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -98,7 +98,9 @@ class StreamingReader:
 
         a_step = rows[0].size
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * a_step)
-        photos = grain.MapDataset.source(rows.reshape(-1)).map(self.photo).to_iter_dataset(options).batch(a_step)
+        photos = (
+            grain.MapDataset.source(rows.reshape(-1)).map(self.photo).to_iter_dataset(options).batch(a_step)
+        )
         for images in photos:
             yield images.reshape(*rows.shape[1:], self.size, self.size, self.channels)
 

@@ -49,8 +49,11 @@ class ResidentReader:
     def of(cls, table: Table, plan: EpisodePlan, key: Key, mesh: Mesh) -> "ResidentReader":
         """Puts a table with `images` on the devices of a mesh."""
         if table.images is None:
-            raise ValueError(f"{table.source}: its photos are files; read them first (fsl_jax.data.read.read_all)")
-        resident = ResidentSet(table.images, LabelRows.of(table), key)
+            raise ValueError(
+                f"{table.source}: its photos are files; read them first (fsl_jax.data.read.read_all)"
+            )
+        # Straight from the host to each device: an array on the first device would be there twice for a while.
+        resident = ResidentSet(table.images, LabelRows.of(table), key)  # type: ignore[arg-type]
         return cls(jax.device_put(resident, replicated(mesh)), plan, mesh)
 
     def inputs(self, step: int, count: int) -> Int[np.ndarray, "count"]:
@@ -70,5 +73,3 @@ class ResidentReader:
 def resident_bytes(table: Table, *, size: int, channels: int) -> int:
     """Returns how much memory a table takes on each device."""
     return len(table) * size * size * channels
-
-

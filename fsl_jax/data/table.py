@@ -130,7 +130,13 @@ class Table:
             self._check_values("role", self.role, ROLES)
 
     def _lengths(self) -> dict[str, int]:
-        columns = {"split": self.split, "path": self.path, "images": self.images, "role": self.role, "text": self.text}
+        columns = {
+            "split": self.split,
+            "path": self.path,
+            "images": self.images,
+            "role": self.role,
+            "text": self.text,
+        }
         coded = {"domain": self.domain, **{f"levels[{name}]": level for name, level in self.levels.items()}}
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         lengths |= {name: len(column.codes) for name, column in coded.items() if column is not None}
@@ -197,9 +203,7 @@ class Table:
         return dataclasses.replace(kept, label=kept.label.recode())
 
 
-def split_labels(
-    names: Sequence[str], *, fractions: Sequence[float], seed: int
-) -> dict[str, str]:
+def split_labels(names: Sequence[str], *, fractions: Sequence[float], seed: int) -> dict[str, str]:
     """Deals labels to train, val and test, so that no label is in two splits.
 
     Args:
@@ -215,7 +219,9 @@ def split_labels(
     """
     shares = np.asarray(fractions, float)
     if len(shares) != 3 or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"fractions are {tuple(fractions)}; expected three shares (train, val, test) that sum to 1")
+        raise ValueError(
+            f"fractions are {tuple(fractions)}; expected three shares (train, val, test) that sum to 1"
+        )
     shuffled = np.random.default_rng(seed).permutation(np.array(sorted(names), dtype=object))
     ends = np.round(np.cumsum(shares) * len(shuffled)).astype(int)
     for i in range(2):  # a small folder still gets one label in each split that was asked for
@@ -223,4 +229,8 @@ def split_labels(
         least = (ends[i - 1] if i else 0) + int(shares[i] > 0)
         ends[i] = min(max(ends[i], least), max(len(shuffled) - later, min(i + 1, len(shuffled))))
     starts = (0, *ends[:2])
-    return {str(name): split for split, start, end in zip(SPLITS, starts, ends, strict=True) for name in shuffled[start:end]}
+    return {
+        str(name): split
+        for split, start, end in zip(SPLITS, starts, ends, strict=True)
+        for name in shuffled[start:end]
+    }

@@ -62,6 +62,28 @@ def average_precision(ties: Ties) -> Float[np.ndarray, "q"]:
     return ties.mean((ties.positives_above + ties.positives_tied) / (ties.above + ties.tied))
 
 
+def interpolated_precision(ties: Ties, levels: int) -> Float[np.ndarray, "q levels"]:
+    """Returns the highest precision that is reached at each recall level or above.
+
+    Args:
+      ties: Where the positives stand; a tie group is one cut-off.
+      levels: Recall levels 0, 1 / (levels - 1), ..., 1; 11 is usual.
+
+    References:
+      Manning, Raghavan, Schütze 2008, Introduction to Information Retrieval, section 8.4,
+      https://nlp.stanford.edu/IR-book/html/htmledition/evaluation-of-ranked-retrieval-results-1.html
+    """
+    last = np.where(ties.positive, ties.above + ties.tied, np.iinfo(np.int64).max)
+    ordered = np.sort(last, axis=1)
+    # Of tied positives only the last counts all their hits; the maximum from each place on gives it to all.
+    hits = np.arange(1, ordered.shape[1] + 1)[None]
+    precision = np.where(hits <= ties.relevant[:, None], hits / ordered, 0.0)
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # The first positive by which a recall is reached; in integers, for 0.3 * 10 is not 3.
+    needed = -(-np.arange(levels)[None] * ties.relevant[:, None] // (levels - 1))
+    return np.take_along_axis(highest, np.maximum(needed - 1, 0), axis=1)
+
+
 def r_precision(ties: Ties) -> Float[np.ndarray, "q"]:
     """Share of positives among the first R."""
     return ties.mean(np.clip(ties.relevant[:, None] - ties.above, 0, ties.tied) / ties.tied)

@@ -290,7 +290,8 @@ def _count_compared(
 ) -> tuple[Int[Array, "p"], Int[Array, "p"]]:
     values = (values + bias)[None, :]
     above = values > limits[:, None], values >= limits[:, None]
-    return tuple(jnp.sum(each, axis=1, dtype=jnp.int32) for each in above)
+    greater, at_least = (jnp.sum(each, axis=1, dtype=jnp.int32) for each in above)
+    return greater, at_least
 
 
 def _count_in_lanes(
@@ -305,7 +306,8 @@ def _count_in_lanes(
 
     none = jnp.zeros((len(limits), LANES), jnp.int32)
     counts, _ = lax.scan(add, (none, none), (values.reshape(-1, LANES), bias.reshape(-1, LANES)))
-    return tuple(count.sum(axis=1) for count in counts)
+    greater, at_least = (count.sum(axis=1) for count in counts)
+    return greater, at_least
 
 
 def _count_sorted(

@@ -18,7 +18,9 @@ from fsl_jax.progress import track
 Embed = Callable[[UInt8[Array, "b h w c"]], Float[Array, "b d"]]
 
 
-def photo_blocks(table: Table, preprocess: Preprocess, *, block: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+def photo_blocks(
+    table: Table, preprocess: Preprocess, *, block: int
+) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Reads a table's photos in blocks, the last one filled up with empty photos."""
 
     def photo(row: int) -> np.ndarray:
@@ -36,7 +38,13 @@ def photo_blocks(table: Table, preprocess: Preprocess, *, block: int) -> Iterato
 
 
 def embed_table(
-    embed: Embed, table: Table, preprocess: Preprocess, *, mesh: Mesh, block: int, description: str = "embedding"
+    embed: Embed,
+    table: Table,
+    preprocess: Preprocess,
+    *,
+    mesh: Mesh,
+    block: int,
+    description: str = "embedding",
 ) -> Float[Array, "n d"]:
     """Embeds every photo of a table.
 

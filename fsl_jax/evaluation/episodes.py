@@ -50,7 +50,13 @@ class EpisodeEvaluator:
     """Judges a method on the same episodes each time it is called."""
 
     def __init__(
-        self, algorithm: Algorithm, reader: Any, prepare: Callable[[Episode], Episode], *, mesh: Mesh, at_once: int
+        self,
+        algorithm: Algorithm,
+        reader: Any,
+        prepare: Callable[[Episode], Episode],
+        *,
+        mesh: Mesh,
+        at_once: int,
     ) -> None:
         """Prepares the program.
 
@@ -69,7 +75,9 @@ class EpisodeEvaluator:
         spread = over_rows(mesh, judge, spread=(False, True), results=P(AXIS))
 
         @jax.jit
-        def program(variables: Variables, constant: Any, given: Any) -> tuple[Int[Array, "t q"], Int[Array, "t q"]]:
+        def program(
+            variables: Variables, constant: Any, given: Any
+        ) -> tuple[Int[Array, "t q"], Int[Array, "t q"]]:
             return spread(variables, prepare(reader.fetch(constant, given)))
 
         self._program = program
@@ -81,5 +89,7 @@ class EpisodeEvaluator:
         for call in track(range(calls), description="evaluating", unit="batches of episodes"):
             given = jax.tree.map(lambda a: a[0], self._reader.inputs(call, 1))
             parts.append(self._program(variables, self._reader.constant, given))
-        predicted, labels = (np.concatenate([np.asarray(side) for side in sides]) for sides in zip(*parts, strict=True))
+        predicted, labels = (
+            np.concatenate([np.asarray(side) for side in sides]) for sides in zip(*parts, strict=True)
+        )
         return EpisodeFigures(predicted[:episodes], labels[:episodes])

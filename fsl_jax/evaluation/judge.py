@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from fsl_jax.algorithms.base import Algorithm, Variables
 from fsl_jax.data.augment import Preprocess, prepare_episode
 from fsl_jax.data.table import Table
-from fsl_jax.evaluation import report, retrieval
+from fsl_jax.evaluation import probe, report, retrieval
 from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.evaluation.episodes import EpisodeEvaluator
 from fsl_jax.sampling import episodes as episode_sampling
@@ -70,8 +70,11 @@ class Judge:
         few_shot = self._on_episodes(variables, episodes=self.config.episodes_during)
         figures = {"accuracy": few_shot.mean, "accuracy_ci95": few_shot.ci95}
         if self.config.retrieval:
-            means = self.search(variables)[0].means()
+            found, embeddings = self.search(variables)
+            means = found.means()
             figures |= {name: means[name] for name in ("mAP", "R@1")}
+            if self.config.grid.during and self._cells():
+                figures |= self._grid(embeddings, *self._cells()).metrics()
         return figures
 
     def final(self, variables: Variables) -> tuple[dict[str, float | int | str | bool], list[report.Part]]:
@@ -89,10 +92,48 @@ class Judge:
         if self.config.retrieval:
             found, embeddings = self.search(variables)
             means = found.means()
-            counts = {f"retrieval_{name}": int(means.pop(name)) for name in ("queries", "queries_without_match")}
-            figures |= {**means, **counts, "retrieval_distance": self.config.distance, "mAP_of_chance": self._base_rate()}
+            counts = {
+                f"retrieval_{name}": int(means.pop(name)) for name in ("queries", "queries_without_match")
+            }
+            figures |= {
+                **means,
+                **counts,
+                "retrieval_distance": self.config.distance,
+                "mAP_of_chance": self._base_rate(),
+            }
             parts += self._retrieval_parts(found, embeddings)
+            if self._cells():
+                grid = self._grid(embeddings, *self._cells())
+                figures |= {f"frozen/{name}": value for name, value in grid.metrics().items()}
+                parts += _grid_parts(grid)
         return figures, parts
+
+    def _cells(self) -> tuple[tuple[int, ...], tuple[int, ...]] | tuple[()]:
+        """Returns those ways and shots of the grid for which the split has labels and photos."""
+        settings, counts = self.config.grid, self.table.label.counts()
+        if not settings.ways:
+            return ()
+        shots = [
+            shot for shot in settings.shots if (counts >= shot + settings.queries).sum() >= min(settings.ways)
+        ]
+        if not shots:
+            return ()
+        labels = (counts >= max(shots) + settings.queries).sum()
+        return tuple(way for way in settings.ways if way <= labels), tuple(shots)
+
+    def _grid(self, embeddings: Array, ways: tuple[int, ...], shots: tuple[int, ...]) -> probe.FewShotGrid:
+        settings = self.config.grid
+        return probe.few_shot_grid(
+            named_key(self.config.seed, "grid"),
+            embeddings,
+            self.table.label.codes,
+            ways=ways,
+            shots=shots,
+            queries=settings.queries,
+            repetitions=settings.repetitions,
+            distance=self.config.distance,
+            classifiers=tuple(settings.classifiers),
+        )
 
     @property
     def _sides(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -105,7 +146,11 @@ class Judge:
     def embeddings(self, variables: Variables) -> Float[Array, "n d"]:
         """Embeds the split's photos, on the devices."""
         return embed_table(
-            lambda images: self._embed(variables, images), self.table, self.preprocess, mesh=self.mesh, block=128
+            lambda images: self._embed(variables, images),
+            self.table,
+            self.preprocess,
+            mesh=self.mesh,
+            block=128,
         )
 
     def search(self, variables: Variables) -> tuple[retrieval.PerQuery, Float[Array, "n d"]]:
@@ -160,7 +205,9 @@ class Judge:
         size, channels, fit = self.preprocess.size, self.preprocess.channels, self.preprocess.fit
         return read_photo(self.table.file(row), size=size, channels=channels, fit=fit)  # type: ignore[arg-type]
 
-    def _retrieval_parts(self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]) -> list[report.Part]:
+    def _retrieval_parts(
+        self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]
+    ) -> list[report.Part]:
         queries, gallery = self._sides
         shown = gallery if gallery is not None else queries
         k = min(8, len(shown) - (gallery is None))
@@ -184,7 +231,8 @@ class Judge:
             worst=5,
             best=3,
         )
-        return [*strips, *self._by_category(found, queries)]
+        curve = report.precision_recall_curve(found.precision_at_recall())
+        return [*strips, curve, *self._by_category(found, queries)]
 
     def _by_category(self, found: retrieval.PerQuery, queries: np.ndarray) -> list[report.Part]:
         if not self.table.levels:
@@ -194,3 +242,23 @@ class Judge:
         means = retrieval.metrics_by_category(found, categories)
         bars = {str(category): (m["mAP"], int(m["queries"])) for category, m in means.items()}
         return [report.bars_by_category(f"mAP by {name}", bars)]
+
+
+def _grid_parts(grid: probe.FewShotGrid) -> list[report.Part]:
+    """Shows a heat map for each classifier, and a table with the intervals."""
+    maps: list[report.Part] = [
+        report.Grid(
+            f"Frozen embeddings, {name}: accuracy by way and shot",
+            [f"{shot}-shot" for shot in grid.shots],
+            [f"{way}-way" for way in grid.ways],
+            grid.mean[i],
+            ".1%",
+        )
+        for i, name in enumerate(grid.classifiers)
+    ]
+    cells = {
+        f"{row['classifier']}, {row['way']}-way {row['shot']}-shot": f"{row['accuracy']:.1%} ± {row['ci95'] * 100:.1f}"
+        for row in grid.rows()
+    }
+    title = f"Frozen embeddings, {grid.accuracies.shape[-1]} repetitions, 95 % intervals"
+    return [*maps, report.Figures(title, cells)]

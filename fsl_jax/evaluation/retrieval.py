@@ -24,6 +24,9 @@ Column = Shaped[Array | np.ndarray, "n"]
 Progress = Callable[[int, int], None]
 
 
+RECALL_LEVELS = 11
+
+
 @dataclasses.dataclass(frozen=True)
 class PerQuery:
     """The measures of each query; NaN where the gallery has no positive for it.
@@ -39,6 +42,7 @@ class PerQuery:
       first_hit_rank: From 1.
       hit: Whether a positive is among the first k; between 0 and 1 where ties leave it open.
       ndcg: 0 to 1.
+      interpolated_precision: 0 to 1, at the recall levels 0, 0.1, ..., 1.
     """
 
     ks: tuple[int, ...]
@@ -51,6 +55,13 @@ class PerQuery:
     first_hit_rank: Float[np.ndarray, "q"]
     hit: Float[np.ndarray, "q k"]
     ndcg: Float[np.ndarray, "q k"]
+    interpolated_precision: Float[np.ndarray, "q 11"]
+
+    def precision_at_recall(self) -> Float[np.ndarray, "11"]:
+        """Averages the interpolated precision over the queries that have a match; NaN where none has."""
+        if not self.has_match.any():
+            return np.full(RECALL_LEVELS, np.nan)
+        return self.interpolated_precision[self.has_match].mean(axis=0)
 
     def named(self) -> dict[str, Float[np.ndarray, "q"]]:
         """Lists the measures under the names of `retrieval_metrics`."""
@@ -264,6 +275,7 @@ def _measures(ties: _expected.Ties, ks: tuple[int, ...]) -> dict[str, Float[np.n
         "first_hit_rank": _expected.first_hit_rank(first),
         "hit": hit,
         "ndcg": np.stack([_expected.ndcg(ties, k) for k in ks], axis=1),
+        "interpolated_precision": _expected.interpolated_precision(ties, RECALL_LEVELS),
     }
 
 

@@ -17,7 +17,9 @@ def cross_entropy(logits: Float[Array, "n labels"], labels: Int[Array, "n"]) -> 
     Returns:
       One value an item, none masked.
     """
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+    log_probabilities = jax.nn.log_softmax(
+        logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1
+    )
     value = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
     return PerItem(value, jnp.ones(labels.shape, bool))
 

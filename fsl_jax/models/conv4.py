@@ -96,4 +96,5 @@ class Conv4(nn.Module):
             return features
         return max_pool(features, window=2, stride=self.last_pool_stride if i == 3 else 2)
 
+
 Model = Conv4

@@ -70,7 +70,9 @@ class Conv(nn.Module):
         )
         if not self.bias:
             return maps
-        return maps + self.param("bias", nn.initializers.zeros, (self.filters,)).astype(self.dtype).reshape(1, 1, 1, -1)
+        return maps + self.param("bias", nn.initializers.zeros, (self.filters,)).astype(self.dtype).reshape(
+            1, 1, 1, -1
+        )
 
 
 class Norm(nn.Module):
@@ -93,7 +95,9 @@ class Norm(nn.Module):
     groups: int = 8
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n h w c"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n h w c"]:
         """Normalises with the statistics of these features, or with the running ones."""
         if self.mode not in get_args(NormMode):
             raise ValueError(f"norm mode is {self.mode!r}; known: {', '.join(get_args(NormMode))}")

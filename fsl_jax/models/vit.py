@@ -5,10 +5,10 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from fsl_jax.models.layers import Statistics, at_least_float32
+from fsl_jax.models.positions import resize_positions
 
 
 class Size(NamedTuple):
@@ -21,40 +21,7 @@ class Size(NamedTuple):
 
 SIZES = {"small": Size(384, 12, 6), "base": Size(768, 12, 12)}
 _EPSILON = 1e-6
-_CUBIC = -0.75
-"""Slope of the bicubic kernel in PyTorch, with which the published models were trained; others use -0.5."""
 _WIDEN = 4
-
-
-def bicubic_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Returns the matrix that resizes one axis as PyTorch's bicubic interpolation without antialiasing does.
-
-    Places are pixel centres; beyond the edge the edge is repeated. Rows sum to 1.
-    """
-    place = (np.arange(new) + 0.5) * old / new - 0.5
-    weights = np.zeros((new, old))
-    for offset in range(-1, 3):
-        source = np.floor(place).astype(int) + offset
-        np.add.at(weights, (np.arange(new), np.clip(source, 0, old - 1)), _cubic(np.abs(place - source)))
-    return weights
-
-
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-    far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-
-
-def resize_positions(
-    positions: Float[Array, "p d"], *, rows: int, columns: int
-) -> Float[Array, "q d"]:
-    """Interpolates the embeddings of a square grid of places to another grid."""
-    side = round(positions.shape[0] ** 0.5)
-    if (rows, columns) == (side, side):
-        return positions
-    grid = positions.reshape(side, side, -1)
-    down, across = (jnp.asarray(bicubic_weights(side, new), positions.dtype) for new in (rows, columns))
-    return jnp.einsum("rp,cq,pqd->rcd", down, across, grid).reshape(rows * columns, -1)
 
 
 class Attention(nn.Module):
@@ -121,6 +88,7 @@ class ViT(nn.Module):
       positions: Side of the grid for which positions are learned: 14 in DINO (224 / 16), 37 in DINOv2 (518 / 14);
         other grids are interpolated from it.
       registers: Tokens without a place, after the first: 4 in DINOv2 with registers.
+      antialias: Whether interpolating positions to a smaller grid averages (DINOv2 with registers).
       layer_scale: Whether blocks learn the scale of what they add (DINOv2).
       dtype: Of the arithmetic; parameters, softmax and layer normalisation stay float32.
 
@@ -133,6 +101,7 @@ class ViT(nn.Module):
     patch: int
     positions: int
     registers: int = 0
+    antialias: bool = False
     layer_scale: bool = False
     dtype: Any = jnp.float32
 
@@ -180,7 +149,8 @@ class ViT(nn.Module):
         first = self.param("cls_token", small, (1, width))
         places = self.param("positions", small, (1 + self.positions**2, width))
         registers = self.param("registers", small, (self.registers, width)) if self.registers else first[:0]
-        patches = patches + resize_positions(places[1:], rows=rows, columns=columns)[None].astype(self.dtype)
+        grid = resize_positions(places[1:], rows=rows, columns=columns, antialias=self.antialias)
+        patches = patches + grid[None].astype(self.dtype)
         others = jnp.concatenate([first + places[:1], registers]).astype(self.dtype)
         others = jnp.broadcast_to(others[None], (images.shape[0], *others.shape))
         return jnp.concatenate([others, patches], axis=1)

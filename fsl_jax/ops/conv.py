@@ -115,7 +115,9 @@ _WAYS = {
 }
 
 
-def _way(geometry: _Geometry, channels: int, count: int, *, batched: bool) -> tuple[Callable, Callable, Callable]:
+def _way(
+    geometry: _Geometry, channels: int, count: int, *, batched: bool
+) -> tuple[Callable, Callable, Callable]:
     """Chooses the formulation; off the CPU, batched weights become batched matrix products."""
     if geometry.formulation != "auto":
         return _WAYS[geometry.formulation]
@@ -130,7 +132,9 @@ def _each(function: Callable, axis_size: int, batched: list[bool], *arrays: Arra
 
     def one(parts: tuple[Array, ...]) -> Array:
         rest = iter(parts)
-        return function(*(next(rest) if is_batched else array for array, is_batched in zip(arrays, batched, strict=True)))
+        return function(
+            *(next(rest) if is_batched else array for array, is_batched in zip(arrays, batched, strict=True))
+        )
 
     return lax.map(one, mapped) if axis_size > 1 else one(tuple(part[0] for part in mapped))[None]
 
@@ -173,8 +177,12 @@ def _operations(geometry: _Geometry, channels: int, count: int) -> tuple[Callabl
         return lambda left, right: (function(left, right), (left, right))
 
     conv.defvjp(keep(conv), lambda kept, given: (transpose(given, kept[1]), weight_gradient(kept[0], given)))
-    transpose.defvjp(keep(transpose), lambda kept, given: (conv(given, kept[1]), weight_gradient(given, kept[0])))
-    weight_gradient.defvjp(keep(weight_gradient), lambda kept, given: (transpose(kept[1], given), conv(kept[0], given)))
+    transpose.defvjp(
+        keep(transpose), lambda kept, given: (conv(given, kept[1]), weight_gradient(given, kept[0]))
+    )
+    weight_gradient.defvjp(
+        keep(weight_gradient), lambda kept, given: (transpose(kept[1], given), conv(kept[0], given))
+    )
     return conv, transpose, weight_gradient
 
 

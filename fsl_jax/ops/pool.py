@@ -7,11 +7,13 @@ from jaxtyping import Array, Float, Int
 
 def _slices(images: Float[Array, "n h w c"], window: int, stride: int) -> Float[Array, "k n p q c"]:
     rows, columns = ((side - window) // stride + 1 for side in images.shape[1:3])
-    return jnp.stack([
-        images[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
-        for i in range(window)
-        for j in range(window)
-    ])
+    return jnp.stack(
+        [
+            images[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+            for i in range(window)
+            for j in range(window)
+        ]
+    )
 
 
 def _tiles(images: Float[Array, "n h w c"], window: int) -> Float[Array, "n p k q l c"]:
@@ -43,7 +45,9 @@ def max_pool(images: Float[Array, "n h w c"], *, window: int, stride: int) -> Fl
       ValueError: The window is larger than the feature map.
     """
     if min(images.shape[1:3]) < window:
-        raise ValueError(f"a {window} x {window} window does not fit a {images.shape[1]} x {images.shape[2]} map")
+        raise ValueError(
+            f"a {window} x {window} window does not fit a {images.shape[1]} x {images.shape[2]} map"
+        )
     if window != stride:
         parts = _slices(images, window, stride)
         first = jnp.argmax(jax.lax.stop_gradient(parts), axis=0)

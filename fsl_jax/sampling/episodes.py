@@ -1,7 +1,7 @@
 """Draws few-shot episodes: N labels, and K support and Q query photos of each, none twice.
 
-The plan is a pure function of (seed, number of the episode), where task t of step s is episode s * tasks + t. The same code runs inside the jitted step, where the set lies on the
-devices, and on the host where photos are read from disk.
+The plan is a pure function of (seed, number of the episode), where task t of step s is episode s * tasks + t. The same
+code runs inside the jitted step, where the set lies on the devices, and on the host where photos are read from disk.
 """
 
 import dataclasses
@@ -74,7 +74,9 @@ class EpisodePlan:
     labels: int
     most_photos: int
 
-    def rows(self, columns: LabelRows, key: Key, step: Int[Array, ""] | int) -> Int[Array, "tasks way photos"]:
+    def rows(
+        self, columns: LabelRows, key: Key, step: Int[Array, ""] | int
+    ) -> Int[Array, "tasks way photos"]:
         """Draws the rows of one step's tasks.
 
         Args:

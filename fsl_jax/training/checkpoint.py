@@ -41,9 +41,7 @@ class Checkpoints:
             return metrics.get(best_metric, -math.inf) if best_metric else -math.inf
 
         if best_metric is not None:
-            policies.append(
-                BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
-            )
+            policies.append(BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             # Without a `best_fn` Orbax does not write the metrics, on which the policy and a resumed run depend.
@@ -56,7 +54,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self.folder = folder
 
-    def save(self, step: int, state: TrainState, described: Described, metrics: Mapping[str, float] | None) -> None:
+    def save(
+        self, step: int, state: TrainState, described: Described, metrics: Mapping[str, float] | None
+    ) -> None:
         """Starts to save a checkpoint; one of this step that exists is left as it is.
 
         Args:

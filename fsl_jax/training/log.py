@@ -89,7 +89,9 @@ class Averages:
     def take(self) -> dict[str, float]:
         """Returns the means and the steps a second, and starts anew."""
         steps = sum(len(part) for part in next(iter(self._parts.values()), []))
-        figures = {f"train/{name}": float(np.concatenate(parts).mean()) for name, parts in self._parts.items()}
+        figures = {
+            f"train/{name}": float(np.concatenate(parts).mean()) for name, parts in self._parts.items()
+        }
         seconds = time.perf_counter() - self._start
         self._parts, self._start = {}, time.perf_counter()
         return figures | {"train/steps_per_second": steps / max(seconds, 1e-9)}

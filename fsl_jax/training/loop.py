@@ -16,6 +16,7 @@ from fsl_jax.training.log import Averages, MetricsLog, Progress
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import Reader, first_not_finite
 
+Dispatch = Callable[[TrainState, Any, Any], tuple[TrainState, Mapping[str, Any]]]
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 
 
@@ -69,7 +70,7 @@ class Loop:
       stop: Asked after each dispatch.
     """
 
-    dispatch: Callable[[TrainState, Any, Any], tuple[TrainState, Mapping[str, Any]]]
+    dispatch: Dispatch
     reader: Reader
     clock: Clock
     checkpoints: Checkpoints
@@ -101,12 +102,14 @@ class Loop:
         return state
 
     def _check(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        bad = first_not_finite(dict(metrics))
+        bad = first_not_finite(metrics)
         if bad is None:
             return
         self.checkpoints.wait()
         kept = self.checkpoints.latest()
-        where = f"the checkpoint of step {kept:,} is kept" if kept is not None else "no checkpoint was saved yet"
+        where = (
+            f"the checkpoint of step {kept:,} is kept" if kept is not None else "no checkpoint was saved yet"
+        )
         raise Diverged(
             f"step {step + bad + 1:,}: loss {metrics['loss'][bad]}, gradient norm {metrics['gradient_norm'][bad]}; "
             f"{where}. Lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm"

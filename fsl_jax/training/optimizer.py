@@ -28,12 +28,16 @@ def schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
         "halve": lambda: optax.exponential_decay(peak, max(config.halve_every, 1), 0.5, staircase=True),
     }
     if config.schedule not in shapes:
-        raise ValueError(f"config.optimizer.schedule is {config.schedule!r}; {closest(config.schedule, [*shapes])}")
+        raise ValueError(
+            f"config.optimizer.schedule is {config.schedule!r}; {closest(config.schedule, [*shapes])}"
+        )
     if config.schedule == "halve" and config.halve_every < 1:
         raise ValueError("config.optimizer.schedule 'halve' needs config.optimizer.halve_every, in steps")
     if not warmup:
         return shapes[config.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), shapes[config.schedule]()], [warmup])
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup), shapes[config.schedule]()], [warmup]
+    )
 
 
 def _base(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -73,7 +77,9 @@ def rates_by_name(params: Params, rules: Sequence[tuple[str, float]]) -> Params:
         used.add(match)
     idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
     if idle:
-        raise ValueError(f"rule {idle[0]!r} of config.optimizer.rules matches no parameter; {closest(idle[0], names)}")
+        raise ValueError(
+            f"rule {idle[0]!r} of config.optimizer.rules matches no parameter; {closest(idle[0], names)}"
+        )
     return traverse_util.unflatten_dict(factors, sep="/")
 
 

@@ -1,12 +1,12 @@
 """The one step that all methods share, and the dispatch of several of them in one program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
+from jax import lax, stages
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
@@ -57,7 +57,7 @@ def make_dispatch(
     *,
     mesh: Mesh,
     key: Key,
-) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+) -> stages.Wrapped:
     """Builds the program that takes several steps without the host in between.
 
     Args:
@@ -91,7 +91,7 @@ def make_dispatch(
     return jax.jit(dispatch, donate_argnums=0)
 
 
-def first_not_finite(metrics: Metrics) -> int | None:
+def first_not_finite(metrics: Mapping[str, Any]) -> int | None:
     """Returns the first step of a dispatch whose loss or gradient is not finite, or None."""
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
     return None if bool(finite.all()) else int(jnp.argmin(finite))

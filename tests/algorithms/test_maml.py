@@ -28,8 +28,6 @@ def small_body(**changes):
     return Conv4(**options)
 
 
-
-
 @functools.cache
 def made(dtype=jnp.float32, **options):
     method = maml.make(small_body(dtype=dtype), way=3, **{**OPTIONS, **options})
@@ -118,14 +116,18 @@ def test_first_order_gradient_is_the_query_gradient_at_the_adapted_parameters():
             logits, _ = method.apply(params, variables.collections, task.query.image, statistics="batch")
             return -jax.nn.log_softmax(logits)[jnp.arange(len(logits)), task.query.label].mean()
 
-        total = jax.tree.map(lambda a, b: a + b / episode.tasks, total, jax.jit(jax.grad(query_loss))(adapted))
+        total = jax.tree.map(
+            lambda a, b: a + b / episode.tasks, total, jax.jit(jax.grad(query_loss))(adapted)
+        )
     for got, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(total), strict=True):
         np.testing.assert_allclose(got, other, rtol=1e-7, atol=1e-10)
 
 
 def test_second_order_differs_from_first_order():
     second, first = plain_gradient()[1], gradient_of(*made(first_order=True))[1]
-    difference = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (second, first)), strict=True))
+    difference = max(
+        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (second, first)), strict=True)
+    )
     assert difference > 1e-4
 
 
@@ -165,7 +167,10 @@ def test_training_and_test_may_take_different_numbers_of_inner_steps():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"adapt": "tail"}, "adapt is 'tail'; known: all, head, body"), ({"inner_steps": 0}, "inner_steps is 0")],
+    [
+        ({"adapt": "tail"}, "adapt is 'tail'; known: all, head, body"),
+        ({"inner_steps": 0}, "inner_steps is 0"),
+    ],
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

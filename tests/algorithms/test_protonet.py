@@ -14,7 +14,9 @@ BODY = Conv4(filters=4, reduction="stride", readout="mean", norm="batch")
 
 def embeddings():
     rng = np.random.default_rng(0)
-    return rng.standard_normal((WAY * SHOT, 5)).astype(np.float32), rng.standard_normal((QUERIES, 5)).astype(np.float32)
+    return rng.standard_normal((WAY * SHOT, 5)).astype(np.float32), rng.standard_normal((QUERIES, 5)).astype(
+        np.float32
+    )
 
 
 def log_softmax(values):

@@ -58,7 +58,9 @@ def test_gradient_is_the_finite_derivative_of_the_loss(case):
 def test_a_second_call_compiles_nothing(case):
     _, variables, episode, keys, gradient = case
     for shifted in (0, 1):
-        gradient(variables.params, variables.collections, jax.tree.map(lambda a, s=shifted: a + s, episode), keys)
+        gradient(
+            variables.params, variables.collections, jax.tree.map(lambda a, s=shifted: a + s, episode), keys
+        )
     assert gradient._cache_size() == 1
 
 
@@ -122,6 +124,8 @@ def test_running_statistics_are_averaged_over_tasks(name):
         chosen = jax.tree.map(lambda a: a[tasks], episode)
         return gradient(variables.params, variables.collections, chosen, keys[tasks])[0][1].collections
 
-    one, other, both = (collections(np.array(tasks)) for tasks in ([0] * TASKS, [1] * TASKS, [0, 1] * (TASKS // 2)))
+    one, other, both = (
+        collections(np.array(tasks)) for tasks in ([0] * TASKS, [1] * TASKS, [0, 1] * (TASKS // 2))
+    )
     close(both, jax.tree.map(lambda a, b: (a + b) / 2, one, other), rtol=1e-4, atol=1e-6)
     assert jax.tree.structure(both) == jax.tree.structure(variables.collections)

@@ -70,7 +70,9 @@ def test_the_same_key_gives_the_same_changes_and_another_does_not():
 
 def test_evaluation_changes_no_photo():
     episode = random_episode(tasks=1, way=2, shot=1, queries=1, side=9, channels=3)
-    raw = jax.tree.map(lambda a: jnp.clip(a * 60 + 128, 0, 255).astype(jnp.uint8) if a.ndim > 2 else a, episode)
+    raw = jax.tree.map(
+        lambda a: jnp.clip(a * 60 + 128, 0, 255).astype(jnp.uint8) if a.ndim > 2 else a, episode
+    )
     preprocess = Preprocess(size=9, channels=3, fit="pad", mean=(0.0,), std=(1.0,))
     prepared = prepare_episode(raw, preprocess, None, None)
     np.testing.assert_allclose(prepared.query.image, raw.query.image / 255.0, atol=1e-6)
@@ -80,7 +82,10 @@ def test_evaluation_changes_no_photo():
     ("make", "message"),
     [
         (lambda: Preprocess(size=8, channels=3, fit="pad", mean=(0.0, 0.0), std=(1.0,)), "mean has 2 values"),
-        (lambda: Preprocess(size=8, channels=3, fit="pad", mean=(0.0,), std=(0.0,)), "expected values above 0"),
+        (
+            lambda: Preprocess(size=8, channels=3, fit="pad", mean=(0.0,), std=(0.0,)),
+            "expected values above 0",
+        ),
         (lambda: Augment(flip=True, shift=-1, light=0.0), "shift is -1"),
         (lambda: Augment(flip=True, shift=0, light=1.0), "light 1.0"),
     ],

@@ -35,16 +35,22 @@ def test_labels_with_too_few_photos_are_dropped(config):
 
 def test_nothing_left_says_what_there_is(config):
     config.min_photos = 4
-    with pytest.raises(ValueError, match=r"no label of image_folder has 4 photos.*the most that a label has is 3"):
+    with pytest.raises(
+        ValueError, match=r"no label of image_folder has 4 photos.*the most that a label has is 3"
+    ):
         load_split(config, "train")
 
 
 @pytest.mark.parametrize("gigabytes", [1.0, 1e-9])
-def test_broken_photos_are_found_at_load_time_and_refused_or_dropped(config, tmp_path, monkeypatch, gigabytes):
+def test_broken_photos_are_found_at_load_time_and_refused_or_dropped(
+    config, tmp_path, monkeypatch, gigabytes
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "shop" / "coat" / "0.png").write_bytes(b"no photo")
     config.resident_gb = gigabytes
-    with pytest.raises(ValueError, match=r"1 of 6 photos cannot be read: .*coat.0.png.*config.data.unreadable=drop"):
+    with pytest.raises(
+        ValueError, match=r"1 of 6 photos cannot be read: .*coat.0.png.*config.data.unreadable=drop"
+    ):
         load_split(config, "train")
     config.unreadable = "drop"
     assert load_split(config, "train").label.names == ("boot", "dress")

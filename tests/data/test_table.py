@@ -23,7 +23,9 @@ def test_splits_can_be_joined():
 
 
 def test_an_unknown_or_empty_split_says_which_there_are():
-    with pytest.raises(ValueError, match=r"shop: no photo in split 'val'; there are train \(3 photos\), test \(1 photos\)"):
+    with pytest.raises(
+        ValueError, match=r"shop: no photo in split 'val'; there are train \(3 photos\), test \(1 photos\)"
+    ):
         table().select("val")
 
 

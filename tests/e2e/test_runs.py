@@ -59,7 +59,9 @@ def parameters(workdir):
     import orbax.checkpoint
 
     newest = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
-    state = orbax.checkpoint.StandardCheckpointer().restore((workdir / "checkpoints" / str(newest) / "state").absolute())
+    state = orbax.checkpoint.StandardCheckpointer().restore(
+        (workdir / "checkpoints" / str(newest) / "state").absolute()
+    )
     import jax
 
     return newest, [np.asarray(leaf) for leaf in jax.tree.leaves((state["variables"], state["optimizer"]))]
@@ -160,7 +162,10 @@ def shop(tmp_path):
 
 
 def own(folder, *more):
-    return [*train(folder.parent / "run", "--config.data.source=image_folder", f"--config.data.root={folder}"), *more]
+    return [
+        *train(folder.parent / "run", "--config.data.source=image_folder", f"--config.data.root={folder}"),
+        *more,
+    ]
 
 
 MANY_LABELS = "--config.data.image_folder.fractions=(0.4,0.3,0.3)"
@@ -216,5 +221,7 @@ def test_spoilt_photos_are_one_clear_line(shop, spoil, message):
 def test_importing_main_brings_in_no_other_framework():
     heavy = ("torch", "tensorflow", "orbax", "polars", "grain", "matplotlib")
     code = f"import sys, fsl_jax.main; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]"

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_curve
 
 from fsl_jax.evaluation import report
 
@@ -159,79 +158,17 @@ class TestStripsOfQueries:
             )  # fmt: skip
 
 
-def ranks_of(scores: np.ndarray, relevant: np.ndarray) -> list[int]:
-    """How many gallery photos are at least as near as each positive."""
-    return [
-        sum(1 for other in scores if other >= score)
-        for score, wanted in zip(scores, relevant, strict=True)
-        if wanted
-    ]
-
-
-def precision_by_loop(ranks: list[int], recall: float) -> float:
-    """The highest precision at any cut-off that reaches the recall."""
-    best = 0.0
-    for cut in ranks:
-        hits = sum(1 for rank in ranks if rank <= cut)
-        if hits / len(ranks) >= recall - 1e-9:
-            best = max(best, hits / cut)
-    return best
-
-
 class TestPrecisionRecall:
-    def padded(self, lists: list[list[int]], fill: float) -> np.ndarray:
-        width = max(map(len, lists))
-        return np.array([[*ranks, *[fill] * (width - len(ranks))] for ranks in lists], float)
-
-    def test_by_hand(self):
-        # Positives at 1, 3 and 6: precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1.
-        curve = report.interpolated_precision(np.array([[3.0, 1.0, 6.0]]), levels=4)
-        np.testing.assert_allclose(curve, [1, 1, 2 / 3, 1 / 2])
-
-    @pytest.mark.parametrize("levels", [2, 11, 101])
-    @pytest.mark.parametrize("fill", [-1, np.inf])
-    def test_agrees_with_scikit_learn_and_a_loop_with_ties(self, levels, fill):
-        rng = np.random.default_rng(levels)
-        lists, expected = [], []
-        recalls = np.arange(levels) / (levels - 1)
-        for _ in range(30):
-            scores = rng.integers(0, 12, 40).astype(float)
-            relevant = rng.random(40) < 0.25
-            relevant[rng.integers(40)] = True
-            precision, recall, _ = precision_recall_curve(relevant, scores)
-            # The last point is scikit-learn's own addition, not a cut-off.
-            kept = [precision[:-1][recall[:-1] >= level - 1e-9].max() for level in recalls]
-            lists.append(ranks_of(scores, relevant))
-            np.testing.assert_allclose([precision_by_loop(lists[-1], level) for level in recalls], kept)
-            expected.append(kept)
-        curve = report.interpolated_precision(self.padded(lists, fill), levels=levels)
-        np.testing.assert_allclose(curve, np.mean(expected, axis=0), rtol=1e-12)
-
-    def test_leaves_out_queries_without_positives(self):
-        curve = report.interpolated_precision(np.array([[-1.0, -1.0], [2.0, np.inf]]), levels=3)
-        np.testing.assert_allclose(curve, [0.5, 0.5, 0.5])
-
-    def test_without_any_positive_is_nan_and_draws_nothing(self):
-        assert np.isnan(report.interpolated_precision(np.full((2, 3), -1.0), levels=3)).all()
-        assert np.isnan(report.interpolated_precision(np.zeros((2, 0)), levels=3)).all()
-        part = report.precision_recall_curve_from_ranks(np.full((2, 3), -1.0), levels=3)
-        assert "No values to draw." in report.render("Demo", [part])
-
-    @pytest.mark.parametrize(("wrong", "told"), [(0.0, "0"), (np.nan, "nan")])
-    def test_of_ranks_from_0_is_refused(self, wrong, told):
-        with pytest.raises(ValueError, match=f"query 1 has rank {told}; ranks start at 1"):
-            report.interpolated_precision(np.array([[1.0, 2.0], [1.0, wrong]]), levels=11)
-
-    def test_of_one_level_is_refused(self):
-        with pytest.raises(ValueError, match="levels is 1"):
-            report.interpolated_precision(np.ones((1, 1)), levels=1)
-
     def test_is_drawn_as_percentages_over_recall(self):
-        part = report.precision_recall_curve_from_ranks(np.array([[1.0, 4.0]]), levels=11)
+        part = report.precision_recall_curve(np.array([1.0] * 6 + [0.5] * 5))
         ((recall, precision),) = part.lines.values()
         np.testing.assert_allclose(recall, np.linspace(0, 1, 11))
-        np.testing.assert_allclose(precision, [1.0] * 6 + [0.5] * 5)
+        assert precision == [1.0] * 6 + [0.5] * 5
         assert ">100 %</text>" in report.render("Demo", [part])
+
+    def test_without_any_positive_draws_nothing(self):
+        part = report.precision_recall_curve(np.full(11, np.nan))
+        assert "No values to draw." in report.render("Demo", [part])
 
 
 class TestEnvironment:

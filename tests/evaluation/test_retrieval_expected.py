@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_curve
 
 from fsl_jax.evaluation import _expected
 
@@ -105,3 +106,23 @@ def test_large_tie_groups_are_cut_into_tables(monkeypatch):
     monkeypatch.setattr(_expected, "TABLE", 80)
     for one, other in zip(whole, _expected.hits(first, KS), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("levels", [2, 11, 101])
+def test_interpolated_precision_agrees_with_scikit_learn_with_ties(levels):
+    rng = np.random.default_rng(levels)
+    for _ in range(30):
+        scores = rng.integers(0, 12, 40).astype(float)
+        relevant = rng.random(40) < 0.25
+        relevant[rng.integers(40)] = True
+        precision, recall, _ = precision_recall_curve(relevant, scores)
+        # The last point is scikit-learn's own addition, not a cut-off.
+        expected = [precision[:-1][recall[:-1] >= i / (levels - 1) - 1e-9].max() for i in range(levels)]
+        got = _expected.interpolated_precision(ties_of(scores, relevant), levels)[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_interpolated_precision_by_hand():
+    # Positives at 1, 3 and 6: precision 1, 2/3, 1/2 at recall 1/3, 2/3, 1.
+    ties = ties_of(np.array([6.0, 5, 4, 3, 2, 1]), np.array([1, 0, 1, 0, 0, 1], bool))
+    np.testing.assert_allclose(_expected.interpolated_precision(ties, 4)[0], [1, 1, 2 / 3, 1 / 2])

@@ -9,8 +9,20 @@ from fsl_jax.models.conv4 import Conv4
 from fsl_jax.models.heads import Classifier
 
 PROTONET = {"filters": 64, "reduction": "max_pool", "readout": "flatten", "norm": "batch"}
-FINN_OMNIGLOT = {"filters": 64, "reduction": "stride", "readout": "mean", "norm": "batch", "norm_scale": False}
-FINN_MINI = {"filters": 32, "reduction": "max_pool", "readout": "flatten", "norm": "batch", "norm_scale": False}
+FINN_OMNIGLOT = {
+    "filters": 64,
+    "reduction": "stride",
+    "readout": "mean",
+    "norm": "batch",
+    "norm_scale": False,
+}
+FINN_MINI = {
+    "filters": 32,
+    "reduction": "max_pool",
+    "readout": "flatten",
+    "norm": "batch",
+    "norm_scale": False,
+}
 LUXURY = {
     "filters": 32,
     "reduction": "max_pool",
@@ -46,7 +58,13 @@ def test_published_parameter_counts(options, labels, side, channels, parameters)
 
 @pytest.mark.parametrize(
     ("options", "side", "channels", "dimensions"),
-    [(PROTONET, 28, 1, 64), (PROTONET, 84, 3, 1600), (FINN_OMNIGLOT, 28, 1, 64), (FINN_MINI, 84, 3, 800), (LUXURY, 84, 3, 800)],
+    [
+        (PROTONET, 28, 1, 64),
+        (PROTONET, 84, 3, 1600),
+        (FINN_OMNIGLOT, 28, 1, 64),
+        (FINN_MINI, 84, 3, 800),
+        (LUXURY, 84, 3, 800),
+    ],
 )
 def test_published_embedding_sizes(options, side, channels, dimensions):
     variables, images = initialised(Conv4(**options), side, channels)
@@ -76,7 +94,9 @@ def test_running_statistics_move_towards_those_of_the_batch():
     images = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
     _, moved = model.apply(variables, images, statistics="batch", mutable=["batch_stats"])
     kernel, bias = (variables["params"]["conv1"][name] for name in ("kernel", "bias"))
-    maps = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    maps = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     expected = 0.1 * np.asarray(maps + bias.reshape(1, 1, 1, -1)).mean((0, 1, 2))
     np.testing.assert_allclose(moved["batch_stats"]["norm1"]["mean"], expected, atol=1e-5)
 

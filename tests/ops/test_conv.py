@@ -33,7 +33,9 @@ def xla_conv(images, weights, stride, padding):
 def arrays(side, channels, tasks=None):
     lead = () if tasks is None else (tasks,)
     rng = np.random.default_rng(0)
-    return rng.standard_normal((*lead, 2, side, side, channels)), rng.standard_normal((*lead, 3, 3, channels, 4))
+    return rng.standard_normal((*lead, 2, side, side, channels)), rng.standard_normal(
+        (*lead, 3, 3, channels, 4)
+    )
 
 
 def hessian_vector(function):
@@ -47,14 +49,18 @@ def hessian_vector(function):
 
 def scalars(stride, padding, formulation):
     def ours(images, weights):
-        return jnp.sum(jnp.sin(conv2d(images, weights, stride=stride, padding=padding, formulation=formulation)))
+        return jnp.sum(
+            jnp.sin(conv2d(images, weights, stride=stride, padding=padding, formulation=formulation))
+        )
 
     return ours, lambda images, weights: jnp.sum(jnp.sin(xla_conv(images, weights, stride, padding)))
 
 
 @pytest.mark.parametrize(("side", "channels", "stride", "padding"), CASES)
 @pytest.mark.parametrize("formulation", ["lax", "patches"])
-def test_equals_xla_in_value_gradient_and_hessian_vector_product(side, channels, stride, padding, formulation):
+def test_equals_xla_in_value_gradient_and_hessian_vector_product(
+    side, channels, stride, padding, formulation
+):
     images, weights = arrays(side, channels)
     ours = conv2d(images, weights, stride=stride, padding=padding, formulation=formulation)
     np.testing.assert_allclose(ours, xla_conv(images, weights, stride, padding), atol=1e-9)

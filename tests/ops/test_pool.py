@@ -15,7 +15,9 @@ def reduce_window(images, window, stride):
     )
 
 
-@pytest.mark.parametrize(("window", "stride", "side"), [(2, 2, 8), (2, 2, 7), (2, 1, 6), (3, 2, 9), (3, 3, 8)])
+@pytest.mark.parametrize(
+    ("window", "stride", "side"), [(2, 2, 8), (2, 2, 7), (2, 1, 6), (3, 2, 9), (3, 3, 8)]
+)
 def test_equals_reduce_window_with_ties_in_every_order_of_gradient(window, stride, side):
     # Rounded values: most windows hold a tie, and the gradient must go to the first of them.
     images = jnp.round(jax.random.normal(jax.random.key(0), (2, side, side, 3)))

@@ -36,7 +36,10 @@ def test_zero_is_never_but_the_end_is_saved_and_logged():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train__steps": 105}, r"config.train.steps is 105, no multiple .* \(10\): try --config.train.steps=100"),
+        (
+            {"train__steps": 105},
+            r"config.train.steps is 105, no multiple .* \(10\): try --config.train.steps=100",
+        ),
         ({"eval__every": 15}, "config.eval.every is 15, no multiple"),
         ({"train__save_every": -10}, "config.train.save_every is -10"),
         ({"train__steps_per_call": 0}, "steps_per_call 0; expected at least 1"),

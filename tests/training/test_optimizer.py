@@ -47,7 +47,7 @@ def test_rules_scale_and_freeze_by_name_and_the_first_match_counts():
 
 
 def test_a_rule_that_matches_nothing_is_an_error():
-    with pytest.raises(ValueError, match="rule 'hed/.*' of config.optimizer.rules matches no parameter"):
+    with pytest.raises(ValueError, match=r"rule 'hed/\.\*' of config.optimizer.rules matches no parameter"):
         one_update(rules=(("hed/.*", 0.0),))
 
 

@@ -122,9 +122,9 @@ def test_steps_of_one_dispatch_are_the_steps_of_several(table, on_one_device):
     assert_close(kernels(params), kernels(on_one_device[0]), 1e-5)
 
 
-
 @pytest.mark.parametrize(
-    ("loss", "norm", "first"), [([1.0, 2.0], [1.0, 1.0], None), ([1.0, np.nan], [1.0, 1.0], 1), ([1, 2], [np.inf, 1], 0)]
+    ("loss", "norm", "first"),
+    [([1.0, 2.0], [1.0, 1.0], None), ([1.0, np.nan], [1.0, 1.0], 1), ([1, 2], [np.inf, 1], 0)],
 )
 def test_the_first_step_that_is_not_finite_is_found(loss, norm, first):
     metrics = {"loss": jnp.asarray(loss), "gradient_norm": jnp.asarray(norm)}

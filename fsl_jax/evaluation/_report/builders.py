@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from fsl_jax.evaluation._report.parts import Bars, Curve, EpisodePicture, Figures, Note, Picture, Strip
 from fsl_jax.evaluation._report.scale import figure, is_share, percent
@@ -229,68 +229,13 @@ def episode_picture(
     return EpisodePicture(title, [[Picture(image) for image in images] for images in support], judged, called)
 
 
-def interpolated_precision(ranks: Float[np.ndarray, "q p"], *, levels: int) -> Float[np.ndarray, "levels"]:
-    """Averages the interpolated precision over the queries at evenly spaced recall levels.
-
-    The precision of a query at a recall level is the highest that it has at this recall or above; that is the
-    11-point curve of information retrieval with `levels` of 11. All is counted from the positives' ranks, so
-    memory grows with queries times positives, whatever the size of the gallery.
-
-    Args:
-      ranks: Of each positive of each query: how many gallery photos are at least as near, itself included, so
-        that 1 is the nearest and tied photos share the last rank of their tie. In any order; a query with
-        fewer positives than p is padded with -1 or infinity.
-      levels: Recall levels 0, 1 / (levels - 1), ..., 1; at least 2.
-
-    Returns:
-      Precision at each level, never rising. A query without positives does not count; NaN where none has any.
-
-    Raises:
-      ValueError: A rank is 0 or NaN, or there are fewer than 2 levels.
-
-    References:
-      Manning, Raghavan, Schütze 2008, Introduction to Information Retrieval, section 8.4,
-      https://nlp.stanford.edu/IR-book/html/htmledition/evaluation-of-ranked-retrieval-results-1.html
-    """
-    if levels < 2:
-        raise ValueError(f"levels is {levels}; expected at least 2, the recalls 0 and 1")
-    ordered, there = _ordered(np.asarray(ranks, float))
-    count = there.sum(axis=1)
-    ordered, there, count = ordered[count > 0], there[count > 0], count[count > 0]
-    if not len(count):
-        return np.full(levels, np.nan)
-    # Of tied positives only the last counts all their hits; the maximum from each place on gives it to all.
-    hits = np.arange(1, ordered.shape[1] + 1, dtype=float)[None]
-    precision = np.where(there, hits / ordered, 0.0)
-    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    curve = np.empty(levels)
-    for level in range(levels):
-        # The first positive by which this recall is reached; in integers, for 0.3 * 10 is not 3.
-        needed = -(-level * count // (levels - 1))
-        curve[level] = highest[np.arange(len(count)), np.maximum(needed - 1, 0)].mean()
-    return curve
-
-
-def _ordered(ranks: Float[np.ndarray, "q p"]) -> tuple[Float[np.ndarray, "q p"], Bool[np.ndarray, "q p"]]:
-    """Sorts ranks, padding last as infinity, and says which are none."""
-    wrong = np.isnan(ranks) | (ranks == 0)
-    if wrong.any():
-        query = int(np.flatnonzero(wrong.any(axis=1))[0])
-        raise ValueError(
-            f"query {query} has rank {ranks[wrong][0]:g}; ranks start at 1, pad with -1 or infinity"
-        )
-    ordered = np.sort(np.where(ranks > 0, ranks, np.inf), axis=1)
-    return ordered, np.isfinite(ordered)
-
-
-def precision_recall_curve_from_ranks(
-    ranks: Float[np.ndarray, "q p"], *, levels: int, title: str = "Precision and recall"
+def precision_recall_curve(
+    precision: Float[np.ndarray, "levels"], *, title: str = "Precision and recall"
 ) -> Curve:
-    """Draws the mean interpolated precision over recall; see `interpolated_precision`."""
-    recall = np.linspace(0, 1, levels)
-    line = (recall.tolist(), interpolated_precision(ranks, levels=levels).tolist())
+    """Draws the mean interpolated precision at evenly spaced recall levels from 0 to 1; NaN draws nothing."""
+    recall = np.linspace(0, 1, len(precision))
     name = "mean interpolated precision"
-    return Curve(title, {name: line}, "recall", name)
+    return Curve(title, {name: (recall.tolist(), np.asarray(precision).tolist())}, "recall", name)
 
 
 def bars_by_category(title: str, figures: Mapping[str, tuple[float, int]]) -> Bars:

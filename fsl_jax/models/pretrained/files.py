@@ -85,15 +85,13 @@ def _read_safetensors(file: Path) -> Arrays:
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(_MOST_HEADER, len(content) - 8):
         raise Reason("truncated, or not a safetensors file")
+    body = memoryview(content)[8 + length :]
     try:
         header = json.loads(content[8 : 8 + length])
-        del header["__metadata__"]
-    except KeyError:
-        pass  # the metadata is optional
-    except (ValueError, TypeError) as error:
-        raise Reason(f"not a safetensors file: its header is no JSON object ({error})") from error
-    body = memoryview(content)[8 + length :]
-    return {name: _safe_array(name, entry, body) for name, entry in header.items()}
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        return {name: _safe_array(name, entry, body) for name, entry in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Reason(f"not a safetensors file: its header is damaged ({error})") from error
 
 
 def _safe_array(name: str, entry: Mapping[str, Any], body: memoryview) -> np.ndarray:

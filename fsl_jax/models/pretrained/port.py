@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,9 +47,10 @@ class Port:
       options: The network's options, seen from the arrays.
       places: Place of every source module, for these options.
       unused: Regular expressions of whole names that the network here has no need of.
-      prepare: Makes of the file's arrays those that `places` speaks of.
       mean: Of prepared photos; see `data.augment.Preprocess`.
       std: The same.
+      prepare: Makes of the file's arrays those that `places` speaks of.
+      defaults: Options of the network that no array shows.
     """
 
     family: str
@@ -61,6 +62,7 @@ class Port:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     prepare: Callable[[Arrays], Arrays] = dict
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def needs(self, name: str) -> bool:
         """Whether an array of this name is a parameter or a statistic."""

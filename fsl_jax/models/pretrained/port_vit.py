@@ -9,23 +9,23 @@ from fsl_jax.models.pretrained.port_resnet import IMAGENET_MEAN, IMAGENET_STD
 from fsl_jax.models.vit import SIZES
 
 _RENAMED = (
-    # Hugging Face, both kinds
+    # Hugging Face: of ViT and of DINOv2, as saved by transformers 4 and 5
     (r"^(?:vit|dinov2|dinov2_with_registers)\.", ""),
-    (r"^embeddings\.cls_token", "cls_token"),
-    (r"^embeddings\.mask_token", "mask_token"),
+    (r"^embeddings\.(cls_token|mask_token)", r"\1"),
     (r"^embeddings\.position_embeddings", "pos_embed"),
     (r"^embeddings\.register_tokens", "reg_token"),
     (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-    (r"^encoder\.layer\.", "blocks."),
-    (r"^layer\.", "blocks."),
+    (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
+    (r"\.attention\.(?:attention\.)?(?:(?:query|q_proj)\.)", ".attn.q."),
+    (r"\.attention\.(?:attention\.)?(?:(?:key|k_proj)\.)", ".attn.k."),
+    (r"\.attention\.(?:attention\.)?(?:(?:value|v_proj)\.)", ".attn.v."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    (r"\.layer_scale(\d)\.lambda1", r".ls\1.gamma"),
     (r"^layernorm\.", "norm."),
-    (r"attention\.attention\.(query|key|value)", r"attn.\1"),
-    (r"attention\.output\.dense", "attn.proj"),
-    (r"layernorm_before", "norm1"),
-    (r"layernorm_after", "norm2"),
-    (r"intermediate\.dense", "mlp.fc1"),
-    (r"(blocks\.\d+)\.output\.dense", r"\1.mlp.fc2"),
-    (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
     (r"^classifier\.", "head."),
     # DINOv2's own release
     (r"^register_tokens", "reg_token"),
@@ -41,10 +41,10 @@ def _renamed(name: str) -> str:
 def _prepared(named: Arrays) -> Arrays:
     """Names the arrays as timm does, with query, key and value in one, and tokens as rows."""
     arrays = {_renamed(name): array for name, array in named.items()}
-    for query in [name for name in arrays if ".attn.query." in name]:
-        parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+    for query in [name for name in arrays if ".attn.q." in name]:
+        parts = [query.replace(".q.", f".{part}.") for part in "qkv"]
         if all(part in arrays for part in parts):
-            arrays[query.replace(".query.", ".qkv.")] = np.concatenate([arrays.pop(part) for part in parts])
+            arrays[query.replace(".q.", ".qkv.")] = np.concatenate([arrays.pop(part) for part in parts])
     for name in ("cls_token", "pos_embed", "reg_token"):
         if name in arrays and arrays[name].ndim == 3:
             arrays[name] = arrays[name][0]
@@ -66,6 +66,7 @@ def _options(named: Arrays) -> dict:
         "patch": patch,
         "positions": round((len(arrays["pos_embed"]) - 1) ** 0.5),
         "registers": 0 if registers is None else len(registers),
+        "antialias": registers is not None,
         "layer_scale": "blocks.0.ls1.gamma" in arrays,
     }
 

@@ -123,7 +123,7 @@ def read_torch(file: Path) -> Any:
         if zipfile.is_zipfile(file):
             return _read_zip(file)
         with file.open("rb") as stream:
-            return _read_legacy(stream)
+            return _read_legacy(stream, file.stat().st_size)
     except Reason:
         raise
     except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError) as error:
@@ -163,7 +163,7 @@ def _no_storage(dtype: np.dtype, key: str, length: int) -> _Storage:
     raise Reason("damaged: numbers where the file's header was expected")
 
 
-def _read_legacy(stream: BinaryIO) -> Any:
+def _read_legacy(stream: BinaryIO, size: int) -> Any:
     """Reads four pickles (magic, version, machine, content) and then the numbers, in the order of a fifth."""
     _check_legacy_magic(stream)
     if _Unpickler(stream, _no_storage).load() != _LEGACY_VERSION:
@@ -171,8 +171,6 @@ def _read_legacy(stream: BinaryIO) -> Any:
     machine = _Unpickler(stream, _no_storage).load()
     if not machine.get("little_endian", True):
         raise Reason("written on a big-endian machine: save it anew as .safetensors")
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(_end_of_header(stream))
     storages: dict[str, np.ndarray] = {}
 
     def storage(dtype: np.dtype, key: str, length: int) -> _Storage:

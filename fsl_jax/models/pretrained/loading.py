@@ -1,0 +1,169 @@
+"""Builds a network with published weights, and says how its photos are prepared."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from fsl_jax.data.augment import Preprocess
+from fsl_jax.lookup import find, with_options
+from fsl_jax.models.heads import Classifier
+from fsl_jax.models.pretrained import port_efficientnet, port_resnet, port_vit
+from fsl_jax.models.pretrained.fetching import locate
+from fsl_jax.models.pretrained.files import read_arrays
+from fsl_jax.models.pretrained.filling import filled
+from fsl_jax.models.pretrained.port import Arrays, Port
+from fsl_jax.types import Key
+
+PORTS: tuple[Port, ...] = (*port_resnet.PORTS, *port_efficientnet.PORTS, *port_vit.PORTS)
+_SIDE = 224
+"""Of the photos that all these models were trained or judged on."""
+_HEAD = "params/head/"
+
+
+class Loaded(NamedTuple):
+    """A network with its weights.
+
+    Attributes:
+      model: Photos to (embedding, intermediates), or a `heads.Classifier` on that.
+      variables: {"params": ...} and, where there are statistics, "batch_stats"; float32.
+      preprocess: How its photos are prepared. Photos are cut to the centre square, as ImageNet's are judged; to keep
+        all of a photo take `dataclasses.replace(preprocess, fit="pad")`.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    preprocess: Preprocess
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    labels: int | None = None,
+    sha256: str | None = None,
+    key: Key | None = None,
+    new: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Loads published weights into the network that they are of.
+
+    Which network it is, and its depth, patch size and so on, is seen from the names and shapes of the arrays.
+
+    Args:
+      name_or_path: "efficientnet_lite0" (an installed package), "resnet18" to "resnet152" (fetched once), a file
+        (.pth, .safetensors, .npz), a URL, or a Hugging Face id; see `fetching.locate`.
+      labels: For a `Classifier` with so many logits; None for the embedding network alone. Where the file's classifier
+        has another number, or there is none, a new one is made from `key`, and a warning says so.
+      sha256: At least the first 8 hexadecimal digits of the file's checksum; a URL needs it.
+      key: For what is made anew.
+      new: Regular expressions of whole parameter names, such as "params/pool/power", that the file lacks and that
+        keep their first values, from `key`; a warning names them.
+      options: Further options of the network, such as {"pooling": "max", "frozen_norm": True, "dtype": "bfloat16"};
+        normalisation is "running" unless they say otherwise.
+
+    Returns:
+      (model, variables, preprocess).
+
+    Raises:
+      ValueError: The file is not there, damaged, unsafe, of no known network, or does not fit it exactly; the message
+        lists what is missing and left over.
+
+    Example:
+      >>> load("no_such_network")  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+        ...
+      ValueError: no weights 'no_such_network'; known: efficientnet_lite0, ...
+    """
+    file = locate(str(name_or_path), sha256=sha256)
+    try:
+        return _load(file, str(name_or_path), labels=labels, key=key, new=new, options=options or {})
+    except ValueError as error:
+        raise ValueError(f"{error}" if str(file) in str(error) else f"{file}: {error}") from error
+
+
+def _load(
+    file: Path, name: str, *, labels: int | None, key: Key | None, new: Sequence[str], options: Mapping[str, Any]
+) -> Loaded:
+    named = read_arrays(file)
+    port = _port(named)
+    of_file = port.options(named)
+    body = _network(port, {**of_file, **options})
+    preprocess = Preprocess(size=_side(of_file), channels=3, fit="crop", mean=port.mean, std=port.std)
+    images = jax.ShapeDtypeStruct((1, preprocess.size, preprocess.size, 3), jnp.float32)
+    expected = jax.eval_shape(lambda: _first_values(body, images, jax.random.key(0)))
+    flat = filled(port.prepare(named), port, port.places(of_file), expected, new=new)
+    head = {path.removeprefix(_HEAD): flat.pop(path) for path in list(flat) if path.startswith(_HEAD)}
+    flat |= _made_anew(body, images, [path for path in expected if path not in flat], key, name)
+    variables = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(flat, sep="/"))
+    if labels is None:
+        return Loaded(body, variables, preprocess)
+    (embedding, _), _ = jax.eval_shape(lambda: body.init_with_output(jax.random.key(0), _zeros(images), statistics="running"))
+    classifier = _classifier_head(head, dimensions=embedding.shape[-1], labels=labels, key=key, name=name)
+    params = {"body": variables.pop("params"), "head": classifier}
+    collections = {collection: {"body": values} for collection, values in variables.items()}
+    return Loaded(Classifier(body, labels), {"params": params, **collections}, preprocess)
+
+
+def _port(named: Arrays) -> Port:
+    for port in PORTS:
+        if port.matches(named):
+            return port
+    shown = ", ".join(list(named)[:4])
+    raise ValueError(f"arrays such as {shown} are of no known network; known: {'; '.join(p.family for p in PORTS)}")
+
+
+def _network(port: Port, options: Mapping[str, Any]) -> nn.Module:
+    network = find("fsl_jax.models", port.model, "Model")
+    return with_options(network, {**port.defaults, **options}, f"options of {port.family}")
+
+
+def _side(options: Mapping[str, Any]) -> int:
+    patch = options.get("patch", 1)
+    return _SIDE // patch * patch
+
+
+def _zeros(images: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(images.shape, images.dtype)
+
+
+def _first_values(body: nn.Module, images: jax.ShapeDtypeStruct, key: Key) -> dict[str, jax.Array]:
+    return traverse_util.flatten_dict(dict(body.init(key, _zeros(images), statistics="running")), sep="/")
+
+
+def _made_anew(
+    body: nn.Module, images: jax.ShapeDtypeStruct, paths: Sequence[str], key: Key | None, name: str
+) -> dict[str, jax.Array]:
+    """Returns first values of the parameters that the file is allowed to lack."""
+    if not paths:
+        return {}
+    logging.warning("%s: made anew, since the file lacks them: %s", name, ", ".join(paths))
+    if key is None:
+        raise ValueError(f"{', '.join(paths)} must be made anew: pass key=jax.random.key(...)")
+
+    # Inside jit the forward pass, and all values that are not asked for, are dropped before they are computed.
+    @jax.jit
+    def asked_for(key: Key) -> dict[str, jax.Array]:
+        values = _first_values(body, images, key)
+        return {path: values[path] for path in paths}
+
+    return asked_for(key)
+
+
+def _classifier_head(
+    found: Mapping[str, np.ndarray], *, dimensions: int, labels: int, key: Key | None, name: str
+) -> dict[str, jax.Array]:
+    """Returns the file's classifier, or a new one where its number of labels is another."""
+    shapes = {"kernel": (dimensions, labels), "bias": (labels,)}
+    if {part: array.shape for part, array in found.items()} == shapes:
+        return {part: jnp.asarray(array) for part, array in found.items()}
+    had = f"has {found['kernel'].shape[-1]} labels" if "kernel" in found else "is not in the file"
+    logging.warning("%s: its classifier %s; made a new one with %d", name, had, labels)
+    if key is None:
+        raise ValueError(f"the classifier {had}, and one with {labels} must be made anew: pass key=jax.random.key(...)")
+    return nn.Dense(labels).init(key, jnp.zeros((1, dimensions)))["params"]
