@@ -99,10 +99,9 @@ class Run:
         self.algorithm = build_algorithm(self.config)
         tasks = self.config.episode.tasks
         self.mesh = data_mesh(usable_devices(tasks, wanted=self.config.train.devices))
-        if self.mesh.size < jax.device_count():
-            say(
-                f"using {self.mesh.size} of {jax.device_count()} devices, over which {tasks} tasks spread evenly"
-            )
+        devices = jax.device_count()
+        if self.mesh.size < devices:
+            say(f"training on {self.mesh.size} of {devices} devices, over which {tasks} tasks spread evenly")
 
     def table(self, split: str) -> Table:
         """Loads a split and says what it holds."""
@@ -131,10 +130,12 @@ class Run:
         # Imported here: it brings in the report, which training does not wait for.
         from fsl_jax.evaluation.judge import Judge
 
-        def reader(table: Table, plan: EpisodePlan, key: jax.Array) -> Any:
-            return make_reader(self.config.data, self.mesh, table, plan, key)
+        mesh = data_mesh(self.config.train.devices or jax.device_count())
 
-        return Judge(self.config.eval, self.algorithm, table, self.preprocess, self.mesh, reader)
+        def reader(table: Table, plan: EpisodePlan, key: jax.Array) -> Any:
+            return make_reader(self.config.data, mesh, table, plan, key)
+
+        return Judge(self.config.eval, self.algorithm, table, self.preprocess, mesh, reader)
 
     def loop(self, table: Table, stop: Stop) -> tuple[Loop, TrainState]:
         """Puts the loop together, and restores the newest checkpoint where there is one."""

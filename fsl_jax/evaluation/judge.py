@@ -15,6 +15,7 @@ from fsl_jax.data.table import Table
 from fsl_jax.evaluation import probe, report, retrieval
 from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.evaluation.episodes import EpisodeEvaluator
+from fsl_jax.mesh import replicated
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.episodes import EpisodePlan
 from fsl_jax.sampling.keys import named_key
@@ -67,6 +68,7 @@ class Judge:
 
     def during(self, variables: Variables) -> Figures:
         """Returns the figures that are logged while a run goes on."""
+        variables = self._here(variables)
         few_shot = self._on_episodes(variables, episodes=self.config.episodes_during)
         figures = {"accuracy": few_shot.mean, "accuracy_ci95": few_shot.ci95}
         if self.config.retrieval:
@@ -79,6 +81,7 @@ class Judge:
 
     def final(self, variables: Variables) -> tuple[dict[str, float | int | str | bool], list[report.Part]]:
         """Returns all figures of a result, and the pictures that go with them."""
+        variables = self._here(variables)
         few_shot = self._on_episodes(variables, episodes=self.config.episodes)
         settings = ("way", "shot", "queries", "episodes")
         figures: dict[str, float | int | str | bool] = {
@@ -134,6 +137,10 @@ class Judge:
             distance=self.config.distance,
             classifiers=tuple(settings.classifiers),
         )
+
+    def _here(self, variables: Variables) -> Variables:
+        """Puts variables on all of the judge's devices; training may use fewer, where tasks do not spread evenly."""
+        return jax.device_put(variables, replicated(self.mesh))
 
     @property
     def _sides(self) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,0 +1,145 @@
+"""The judge: fixed episodes whatever the devices, embeddings of every photo, and who is searched in whom."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from helpers import table_of_counts
+from sklearn.metrics import average_precision_score
+
+from fsl_jax.algorithms import protonet
+from fsl_jax.config import base_config
+from fsl_jax.data.augment import Preprocess
+from fsl_jax.data.resident import ResidentReader
+from fsl_jax.data.table import Coded
+from fsl_jax.evaluation import report
+from fsl_jax.evaluation.embed import embed_table, photo_blocks
+from fsl_jax.evaluation.episodes import EpisodeFigures
+from fsl_jax.evaluation.judge import Judge
+from fsl_jax.mesh import data_mesh
+from fsl_jax.models.conv4 import Conv4
+from fsl_jax.run import sample_episode
+
+PREPROCESS = Preprocess(size=8, channels=1, fit="pad", mean=(0.5,), std=(0.5,))
+METHOD = protonet.make(
+    Conv4(filters=4, reduction="stride", readout="mean", norm="running", formulation="lax"), way=3
+)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return METHOD.init(jax.random.key(0), sample_episode(PREPROCESS))
+
+
+def judge_of(table, devices, **changes):
+    config = base_config().eval
+    config.update({"way": 3, "shot": 1, "queries": 2, "episodes": 30, "episodes_during": 10, **changes})
+    config.grid.update({"ways": (2, 3, 50), "shots": (1, 2, 60), "repetitions": 5})
+    mesh = data_mesh(devices)
+    return Judge(
+        config, METHOD, table, PREPROCESS, mesh, lambda table, plan, key: ResidentReader.of(table, plan, key, mesh)
+    )
+
+
+@pytest.fixture(scope="module")
+def table():
+    table = table_of_counts([4, 5, 3, 6])
+    levels = {"category": Coded.of(["shoe" if code < 2 else "" for code in table.label.codes])}
+    return dataclasses.replace(table, levels=levels)
+
+
+@pytest.fixture(scope="module")
+def judged(table, variables):
+    return [judge_of(table, devices).final(variables) for devices in (1, 8)]
+
+
+def embeddings(table, variables):
+    return np.asarray(METHOD.outputs(variables, PREPROCESS(table.images))["embedding"], np.float64)
+
+
+def test_figures_do_not_depend_on_the_number_of_devices(judged):
+    one, eight = (figures for figures, _ in judged)
+    assert one.keys() == eight.keys()
+    for name, value in one.items():
+        assert value == (pytest.approx(eight[name], abs=1e-5) if isinstance(value, float) else eight[name])
+
+
+def test_map_is_scikit_learns_of_every_photo_among_the_others(judged, table, variables):
+    unit = embeddings(table, variables)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    codes, scores = table.label.codes, unit @ unit.T
+    others = ~np.eye(len(table), dtype=bool)
+    precisions = [
+        average_precision_score(codes[others[i]] == codes[i], scores[i][others[i]]) for i in range(len(table))
+    ]
+    assert judged[0][0]["mAP"] == pytest.approx(np.mean(precisions), abs=1e-4)
+
+
+def test_the_base_rate_is_the_share_of_matches(judged, table):
+    counts = table.label.counts()
+    expected = np.mean([(counts[code] - 1) / (len(table) - 1) for code in table.label.codes])
+    assert judged[0][0]["mAP_of_chance"] == pytest.approx(expected)
+
+
+def test_accuracy_is_the_share_of_queries_nearest_to_their_prototype(table, variables):
+    judge = judge_of(table, 1)
+    figures = judge._on_episodes(variables, episodes=30)
+    rows = np.concatenate([judge.plan.rows(*_columns_and_key(judge), call) for call in range(2)])[:30]
+    embedded = embeddings(table, variables)
+    for task, of_task in enumerate(rows):
+        centres = embedded[of_task[:, 0]]
+        for label in range(3):
+            for query in range(2):
+                distances = ((embedded[of_task[label, 1 + query]] - centres) ** 2).sum(1)
+                assert figures.predicted[task, 2 * label + query] == distances.argmin()
+    np.testing.assert_array_equal(figures.labels, [[0, 0, 1, 1, 2, 2]] * 30)
+
+
+def _columns_and_key(judge):
+    return judge._reader.constant.columns, judge._reader.constant.key
+
+
+def test_roles_say_who_is_searched_in_whom(table, variables):
+    role = np.where(np.arange(len(table)) % 2 == 0, "gallery", "query")
+    found, _ = judge_of(dataclasses.replace(table, role=role), 1).search(variables)
+    assert len(found.has_match) == (role == "query").sum()
+
+
+def test_the_report_has_every_part(judged):
+    kinds = [type(part) for part in judged[0][1]]
+    assert kinds.count(report.EpisodePicture) == 1
+    assert kinds.count(report.Strip) == 8
+    assert kinds.count(report.Bars) == 1
+    assert kinds.count(report.Grid) == 3  # one a classifier
+    assert report.render("Demo", judged[0][1])
+
+
+def test_the_grid_leaves_out_ways_and_shots_that_the_split_cannot_fill(judged):
+    cells = {name for name in judged[0][0] if name.startswith("frozen/prototype/")}
+    assert cells == {f"frozen/prototype/{way}way_{shot}shot" for way in (2, 3) for shot in (1, 2)}
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_photo_is_embedded_once_also_in_the_last_block(table, variables, devices):
+    embed = jax.jit(lambda images: METHOD.outputs(variables, PREPROCESS(images))["embedding"])
+    got = embed_table(embed, table, PREPROCESS, mesh=data_mesh(devices), block=4)
+    np.testing.assert_allclose(got, embeddings(table, variables), atol=1e-5)
+
+
+def test_blocks_have_one_size(table):
+    blocks = list(photo_blocks(table, PREPROCESS, block=7))
+    assert [len(block) for block in blocks] == [7, 7, 7]
+    np.testing.assert_array_equal(np.concatenate(blocks)[: len(table)], table.images)
+
+
+def test_the_interval_is_of_the_mean_over_episodes():
+    predicted = np.array([[0, 1], [0, 0], [1, 1], [0, 1]])
+    figures = EpisodeFigures(predicted, np.array([[0, 1]] * 4))
+    assert figures.mean == 0.75
+    # Accuracies 1, 0.5, 0.5, 1: standard deviation 0.2887.
+    assert figures.ci95 == pytest.approx(1.96 * 0.288675 / 2, rel=1e-4)
+
+
+def test_a_single_episode_has_no_interval():
+    assert np.isnan(EpisodeFigures(np.zeros((1, 2)), np.zeros((1, 2))).ci95)
