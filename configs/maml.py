@@ -17,7 +17,7 @@ body (BOIL). The norm mode is "batch", as in the paper: predictions are transduc
 
 from ml_collections import ConfigDict
 
-from fsl_jax.config import base_config
+from fsl_jax.config import base_config, read_omniglot, shrink_to_seconds, unknown_preset
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -41,16 +41,12 @@ def get_config(preset: str = "") -> ConfigDict:
     config.episode.tasks = 8
     config.train.update({"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 250})
     config.eval.update({"every": 250})
-    if preset.startswith("omniglot_"):
-        _omniglot(config, preset)
+    if preset in OMNIGLOT:
+        _omniglot(config, *OMNIGLOT[preset])
     elif preset == "smoke":
-        config.data.catalogue.update({"labels": 60, "photos": 5})
-        config.data.size = 28
-        config.episode.update({"tasks": 2, "queries": 2})
-        config.train.update({"steps": 20, "steps_per_call": 5, "log_every": 5, "save_every": 10})
-        config.eval.update({"every": 10, "episodes": 20, "episodes_during": 10, "queries": 2})
+        shrink_to_seconds(config)
     elif preset:
-        raise ValueError(f"no preset {preset!r} in configs/maml.py; known: {', '.join((*OMNIGLOT, 'smoke'))}")
+        raise unknown_preset(preset, "maml.py", (*OMNIGLOT, "smoke"))
     config.preset = preset
     return config
 
@@ -64,12 +60,16 @@ OMNIGLOT = {
 }
 
 
-def _omniglot(config: ConfigDict, preset: str) -> None:
-    if preset not in OMNIGLOT:
-        raise ValueError(f"no preset {preset!r} in configs/maml.py; known: {', '.join((*OMNIGLOT, 'smoke'))}")
-    way, shot, inner_rate, inner_steps, eval_inner_steps, tasks = OMNIGLOT[preset]
-    config.data.update({"source": "omniglot", "size": 28, "channels": 1, "mean": (0.0,), "std": (1.0,)})
-    config.data.omniglot.update({"split_rule": "finn", "rotations": True})
+def _omniglot(
+    config: ConfigDict,
+    way: int,
+    shot: int,
+    inner_rate: float,
+    inner_steps: int,
+    eval_inner_steps: int,
+    tasks: int,
+) -> None:
+    read_omniglot(config, "finn")
     # Finn's net: stride 2, mean over places, a normalisation that only centres; as many queries as shots.
     config.model.options.update({"filters": 64, "reduction": "stride", "readout": "mean"})
     config.model.options.norm_scale = False

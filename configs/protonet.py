@@ -17,7 +17,7 @@ The norm mode is "batch", as in the released code: predictions are transductive.
 
 from ml_collections import ConfigDict
 
-from fsl_jax.config import base_config
+from fsl_jax.config import base_config, read_omniglot, shrink_to_seconds, unknown_preset
 
 # way, shot of the test episodes
 OMNIGLOT = {
@@ -43,22 +43,15 @@ def get_config(preset: str = "") -> ConfigDict:
     if preset in OMNIGLOT:
         _omniglot(config, *OMNIGLOT[preset])
     elif preset == "smoke":
-        config.data.catalogue.update({"labels": 60, "photos": 5})
-        config.data.size = 28
-        config.episode.update({"way": 5, "queries": 2})
-        config.train.update({"steps": 20, "steps_per_call": 5, "log_every": 5, "save_every": 10})
-        config.eval.update({"every": 10, "episodes": 20, "episodes_during": 10, "queries": 2})
+        shrink_to_seconds(config)
     elif preset:
-        raise ValueError(
-            f"no preset {preset!r} in configs/protonet.py; known: {', '.join((*OMNIGLOT, 'smoke'))}"
-        )
+        raise unknown_preset(preset, "protonet.py", (*OMNIGLOT, "smoke"))
     config.preset = preset
     return config
 
 
 def _omniglot(config: ConfigDict, way: int, shot: int) -> None:
-    config.data.update({"source": "omniglot", "size": 28, "channels": 1, "mean": (0.0,), "std": (1.0,)})
-    config.data.omniglot.update({"split_rule": "vinyals", "rotations": True})
+    read_omniglot(config, "vinyals")
     config.model.options.norm = "batch"
     config.augment.update({"flip": False, "shift": 0})
     config.episode.update({"tasks": 1, "way": 60, "shot": shot, "queries": 5})

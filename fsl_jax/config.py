@@ -1,6 +1,7 @@
 """The defaults that all configs share, and the way from a name on the command line to a config file."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def base_config() -> ConfigDict:
             "seed": 1,
             "retrieval": True,
             "distance": "cosine",
+            # Whether gallery photos with the label and the domain (camera) of the query are ignored, as in VeRi-776.
+            "ignore_same_domain": False,
             # Classification from few photos on frozen embeddings; no ways is none.
             "grid": {
                 "ways": (5, 10),
@@ -119,6 +122,26 @@ def _data() -> ConfigDict:
     data.omniglot.side = data.get_ref("size")
     data.tfds.side = data.get_ref("size")
     return data
+
+
+def shrink_to_seconds(config: ConfigDict) -> None:
+    """Makes the preset "smoke" of a few-shot config: it proves that an installation works, and no more."""
+    config.data.catalogue.update({"labels": 60, "photos": 5})
+    config.data.size = 28
+    config.episode.update({"tasks": 2, "way": 5, "shot": 1, "queries": 2})
+    config.train.update({"steps": 20, "steps_per_call": 5, "log_every": 5, "save_every": 10})
+    config.eval.update({"every": 10, "episodes": 20, "episodes_during": 10, "queries": 2})
+
+
+def read_omniglot(config: ConfigDict, split_rule: str) -> None:
+    """Takes Omniglot as the few-shot papers do: 28 px, ink is 1, rotations are labels of their own."""
+    config.data.update({"source": "omniglot", "size": 28, "channels": 1, "mean": (0.0,), "std": (1.0,)})
+    config.data.omniglot.update({"split_rule": split_rule, "rotations": True})
+
+
+def unknown_preset(preset: str, file: str, known: Iterable[str]) -> ValueError:
+    """Returns the error for a preset that a config file does not have."""
+    return ValueError(f"no preset {preset!r} in configs/{file}; {closest(preset, list(known))}")
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:

@@ -51,6 +51,40 @@ def _with_bar(items: Iterable[Item], description: str, total: int | None, unit: 
             bar.close(done, f"{done / (time.monotonic() - start):,.0f} {unit}/s")
 
 
+class Counter:
+    """Shows how far a long job is that counts for itself.
+
+    A callback `(done, total)`; like `track` it is silent for the first second.
+    """
+
+    def __init__(self, description: str, *, unit: str) -> None:
+        """Starts the clock.
+
+        Args:
+          description: The job, such as "searching".
+          unit: What is counted, in the plural.
+        """
+        self._description, self._unit = description, unit
+        self._start = self._shown = time.monotonic()
+        self._bar: _Bar | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Reports so many done; the last report closes the bar."""
+        now = time.monotonic()
+        seconds = max(now - self._start, 1e-9)
+        if not sys.stderr.isatty():
+            if now - self._shown >= LINE_SECONDS:
+                line = _line(self._description, done, total, self._unit, seconds)
+                print(line, file=sys.stderr, flush=True)
+                self._shown = now
+        elif seconds >= SILENT_SECONDS:
+            self._bar = self._bar or _Bar(self._description, total)
+            self._bar.draw(done, f"{done / seconds:,.0f} {self._unit}/s")
+        if done >= total and self._bar is not None:
+            self._bar.close(done, f"{done / seconds:,.0f} {self._unit}/s")
+            self._bar = None
+
+
 class _Bar:
     """One line of rich's progress display."""
 

@@ -312,7 +312,7 @@ def show(run: Run, result: dict[str, Any], parts: list[Any], best: int) -> None:
 
     name = f"{run.config.algorithm.name} on {result['source']}, {result['way']}-way {result['shot']}-shot"
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    figures = report.result_figures(result)
+    figures = report.result_figures({name: value for name, value in result.items() if "/" not in name})
     file = run.workdir / "report.html"
     curves = report.curves_from_log(run.workdir / "metrics.jsonl")
     curves = [curve for curve in curves if not curve.title.endswith("ci95")]

@@ -16,6 +16,7 @@ from fsl_jax.evaluation import probe, report, retrieval
 from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.evaluation.episodes import EpisodeEvaluator
 from fsl_jax.mesh import replicated
+from fsl_jax.progress import Counter
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.episodes import EpisodePlan
 from fsl_jax.sampling.keys import named_key
@@ -171,8 +172,19 @@ class Judge:
             None if gallery is None else labels[gallery],
             distance=self.config.distance,
             devices=list(self.mesh.devices.flat),
+            progress=Counter("searching", unit="queries"),
+            **self._groups(queries, gallery),
         )
         return found, embeddings
+
+    def _groups(self, queries: np.ndarray, gallery: np.ndarray | None) -> dict[str, np.ndarray | None]:
+        """Returns the domains, where photos of the query's own domain and label are to be ignored."""
+        if not self.config.ignore_same_domain:
+            return {}
+        if self.table.domain is None:
+            raise ValueError(f"config.eval.ignore_same_domain is set, but {self.table.source} has no domains")
+        codes = self.table.domain.codes
+        return {"query_groups": codes[queries], "gallery_groups": None if gallery is None else codes[gallery]}
 
     def _base_rate(self) -> float:
         """Returns the mAP of embeddings that are all equal: the mean share of matches in the gallery."""

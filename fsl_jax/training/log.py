@@ -79,10 +79,11 @@ class Averages:
     def __init__(self) -> None:
         """Starts empty."""
         self._parts: dict[str, list[np.ndarray]] = {}
-        self._start = time.perf_counter()
+        self._seconds = 0.0
 
-    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """Adds the metrics of a dispatch, one value a step."""
+    def add(self, metrics: Mapping[str, np.ndarray], *, seconds: float) -> None:
+        """Adds the metrics of a dispatch, one value a step, and how long it took."""
+        self._seconds += seconds
         for name, values in metrics.items():
             self._parts.setdefault(name, []).append(np.asarray(values))
 
@@ -92,9 +93,9 @@ class Averages:
         figures = {
             f"train/{name}": float(np.concatenate(parts).mean()) for name, parts in self._parts.items()
         }
-        seconds = time.perf_counter() - self._start
-        self._parts, self._start = {}, time.perf_counter()
-        return figures | {"train/steps_per_second": steps / max(seconds, 1e-9)}
+        rate = steps / max(self._seconds, 1e-9)
+        self._parts, self._seconds = {}, 0.0
+        return figures | {"train/steps_per_second": rate}
 
 
 class Progress:
@@ -103,8 +104,8 @@ class Progress:
     def __init__(self, *, start: int, steps: int) -> None:
         """Starts at a step."""
         self._bar: Any = None
-        self._start, self._steps, self._begun = start, steps, time.perf_counter()
-        self._said = self._begun
+        self._start, self._steps, self._seconds = start, steps, 0.0
+        self._said = time.perf_counter()
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -121,9 +122,10 @@ class Progress:
             self._task = self._bar.add_task("", total=steps, completed=start, figures="")
             self._bar.start()
 
-    def update(self, step: int, loss: float, accuracy: float) -> None:
-        """Shows the last step's figures."""
-        rate = (step - self._start) / max(time.perf_counter() - self._begun, 1e-9)
+    def update(self, step: int, loss: float, accuracy: float, *, seconds: float) -> None:
+        """Shows the last step's figures; `seconds` is what the dispatch took, evaluations aside."""
+        self._seconds += seconds
+        rate = (step - self._start) / max(self._seconds, 1e-9)
         figures = f"loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {rate:.1f} steps/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=figures)

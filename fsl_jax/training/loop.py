@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -88,13 +89,16 @@ class Loop:
         """
         step, averages = int(state.step), Averages()
         while step < self.clock.steps and self.stop.asked_by is None:
+            begun = time.perf_counter()
             given = self.reader.inputs(step, self.clock.steps_per_call)
             state, metrics = self.dispatch(state, self.reader.constant, given)
             metrics = jax.tree.map(np.asarray, metrics)
             self._check(step, metrics)
             step += self.clock.steps_per_call
-            averages.add(metrics)
-            self.progress.update(step, metrics["loss"][-1], metrics.get("accuracy", [np.nan])[-1])
+            seconds = time.perf_counter() - begun
+            averages.add(metrics, seconds=seconds)
+            accuracy = metrics.get("accuracy", [np.nan])[-1]
+            self.progress.update(step, metrics["loss"][-1], accuracy, seconds=seconds)
             self._whatever_is_due(step, state, averages)
         if step < self.clock.steps:
             self._save(step, state, None)

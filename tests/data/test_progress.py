@@ -61,3 +61,14 @@ def test_draws_no_bar_for_a_short_job_on_a_terminal(capsys, clock, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run(range(4), clock, seconds=0.1)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_job_that_counts_for_itself_prints_the_same_lines(capsys, clock):
+    counter = progress.Counter("searching", unit="queries")
+    for done in range(5, 30, 5):
+        clock.now += 5.0
+        counter(done, 25)
+    assert capsys.readouterr().err.splitlines() == [
+        "searching: 10 of 25 queries, 1/s, 15 s left",
+        "searching: 20 of 25 queries, 1/s, 5 s left",
+    ]

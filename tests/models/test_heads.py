@@ -111,7 +111,7 @@ def test_wrong_heads_are_refused(options, message):
 
 
 def test_an_embedder_has_two_groups_of_parameters_and_its_bodys_norm_mode():
-    body = Conv4(filters=4, reduction="stride", readout="mean", norm="group")
+    body = Conv4(filters=4, reduction="stride", readout="mean", norm="layer")
     network = Embedder(body, Head(sizes=(5,), normalised=True))
     images = jnp.ones((2, 16, 16, 1))
     variables = network.init(jax.random.key(0), images, statistics="running")
@@ -119,4 +119,4 @@ def test_an_embedder_has_two_groups_of_parameters_and_its_bodys_norm_mode():
     assert set(variables["params"]) == {"body", "head"}
     assert embedding.shape == (2, 5)
     assert seen["body"].shape == (2, 4)
-    assert network.norm == "group"
+    assert network.norm == "layer"

@@ -79,16 +79,19 @@ def test_norms_that_are_not_frozen_move_their_statistics(small):
 
 
 def test_bfloat16_computes_narrow_and_keeps_parameters_and_statistics_wide(small):
-    _, images = small
+    variables, images = small
     model = ResNet12(norm="running", dtype="bfloat16")
-    variables = jax.jit(lambda key: model.init(key, images, statistics="running"))(jax.random.key(0))
-    apply = jax.jit(lambda v: model.apply(v, images, statistics="batch", mutable=["batch_stats"]))
-    (embedding, seen), moved = apply(variables)
+    (_, seen), moved = jax.eval_shape(
+        lambda v: model.apply(v, images, statistics="batch", mutable=["batch_stats"]), variables
+    )
     assert {p.dtype for p in jax.tree.leaves([variables, moved])} == {jnp.dtype("float32")}
     assert seen["block1"].dtype == jnp.bfloat16
-    assert embedding.dtype == jnp.float32
-    wide, _ = gathered(ResNet12(norm="running"), variables, images)
-    np.testing.assert_allclose(embedding, wide, rtol=0.1, atol=0.1 * float(jnp.abs(wide).max()))
+    narrow, wide = (
+        jax.jit(lambda v, m=m: m.apply(v, images, statistics="running")[0])(variables)
+        for m in (model, ResNet12(norm="running"))
+    )
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, wide, atol=0.03 * float(jnp.abs(wide).max()))
 
 
 def test_resnet12_halves_the_side_four_times(small):

@@ -33,6 +33,6 @@ def test_a_resumed_run_takes_out_what_it_will_write_again(tmp_path):
 
 def test_averages_are_over_steps_not_over_dispatches():
     averages = Averages()
-    averages.add({"loss": np.array([1.0, 2.0, 3.0])})
-    averages.add({"loss": np.array([6.0])})
-    assert averages.take()["train/loss"] == 3.0
+    averages.add({"loss": np.array([1.0, 2.0, 3.0])}, seconds=1.0)
+    averages.add({"loss": np.array([6.0])}, seconds=1.0)
+    assert averages.take() == {"train/loss": 3.0, "train/steps_per_second": 2.0}

@@ -1,0 +1,44 @@
+"""MobileNet-v1: published count and sides, and a layer against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fsl_jax.models.heads import Classifier
+from fsl_jax.models.mobilenet import MobileNet
+
+
+def test_parameter_count_is_the_published_one():
+    model = Classifier(MobileNet(norm="running"), 1000)
+    images = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, statistics="running"))
+    assert sum(np.prod(p.shape, dtype=int) for p in jax.tree.leaves(shapes["params"])) == 4_231_976
+
+
+def test_sides_and_channels_are_those_of_the_papers_table():
+    images = jnp.zeros((1, 224, 224, 3))
+    (embedding, seen), _ = jax.eval_shape(
+        lambda: MobileNet(norm="running").init_with_output(jax.random.key(0), images, statistics="running")
+    )
+    got = {name: seen[name].shape[2:] for name in ("stem", "block1", "block3", "block5", "block11", "block13")}
+    assert got == {
+        "stem": (112, 32), "block1": (112, 64), "block3": (56, 128), "block5": (28, 256), "block11": (14, 512),
+        "block13": (7, 1024),
+    }  # fmt: skip
+    assert embedding.shape == (1, 1024)
+
+
+def test_one_block_is_depthwise_then_pointwise():
+    model = MobileNet(norm="running")
+    images = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
+    variables = jax.jit(lambda key: model.init(key, images, statistics="running"))(jax.random.key(0))
+    _, seen = jax.jit(lambda v: model.apply(v, images, statistics="running"))(variables)
+    assert all(0 <= maps.min() and maps.max() <= 6 for maps in map(np.asarray, seen.values()))
+    params = jax.tree.map(np.asarray, variables["params"]["block1"])
+    maps = np.pad(np.asarray(seen["stem"])[0], ((1, 1), (1, 1), (0, 0)))
+    kernel, scale = params["depthwise"]["kernel"], 1 / np.sqrt(1 + 1e-3)  # fresh statistics are 0 and 1
+    for row, column in ((0, 0), (7, 9), (15, 15)):
+        window = maps[row : row + 3, column : column + 3]
+        middle = np.clip(np.sum(window * kernel, (0, 1)) * scale, 0, 6)
+        expected = np.clip(middle @ params["pointwise"]["conv"]["kernel"][0, 0] * scale, 0, 6)
+        np.testing.assert_allclose(seen["block1"][0, row, column], expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,117 @@
+"""Vision transformers: published counts, attention, positions. Values are compared in tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsl_jax.models.positions import bicubic_weights, resize_positions
+from fsl_jax.models.vit import ViT
+
+
+def count(model, side):
+    images = jnp.zeros((1, side, side, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, statistics="running"))
+    return sum(np.prod(p.shape, dtype=int) for p in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        ({"size": "small", "patch": 16, "positions": 14}, 21_665_664),  # DINO ViT-S/16
+        ({"size": "base", "patch": 16, "positions": 14}, 85_798_656),  # DINO ViT-B/16
+        # DINOv2 counts 384 and 768 more: the token that stands for a masked patch in training.
+        ({"size": "small", "patch": 14, "positions": 37, "layer_scale": True}, 22_056_576 - 384),
+        ({"size": "base", "patch": 14, "positions": 37, "layer_scale": True}, 86_580_480 - 768),
+        ({"size": "small", "patch": 14, "positions": 37, "layer_scale": True, "registers": 4}, 22_058_112 - 384),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(options, parameters):
+    assert count(ViT(**options), side=options["patch"] * 2) == parameters
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = ViT("small", patch=16, positions=3, registers=2)
+    images = jax.random.normal(jax.random.key(1), (2, 32, 48, 3))
+    variables = jax.jit(lambda key: model.init(key, images, statistics="running"))(jax.random.key(0))
+    return model, variables, images
+
+
+@pytest.fixture(scope="module")
+def seen(small):
+    model, variables, images = small
+    return jax.jit(lambda v, images: model.apply(v, images, statistics="running"))(variables, images)
+
+
+def test_attention_maps_come_out_and_their_rows_sum_to_one(seen):
+    _, intermediates = seen
+    tokens = 1 + 2 + 2 * 3
+    assert intermediates["attention12"].shape == (2, 6, tokens, tokens)
+    np.testing.assert_allclose(intermediates["attention12"].sum(-1), 1, rtol=1e-5)
+    assert intermediates["tokens"].shape == (2, tokens, 384)
+
+
+def test_the_embedding_is_the_first_token(seen):
+    embedding, intermediates = seen
+    np.testing.assert_array_equal(embedding, intermediates["tokens"][:, 0])
+
+
+def test_a_patch_that_changes_changes_its_own_token_most_at_the_start(small):
+    model, variables, images = small
+    tokens = jax.jit(lambda images: model.bind(variables)._tokens(images))
+    changed = images.at[:, 16:32, 32:48].add(1.0)  # second row, third column: patch 5 of 6
+    difference = np.abs(np.asarray(tokens(changed) - tokens(images))).max((0, 2))
+    assert np.flatnonzero(difference).tolist() == [1 + 2 + 5]
+
+
+def test_bfloat16_computes_narrow_and_keeps_parameters_wide(small):
+    _, variables, images = small
+    model = ViT("small", patch=16, positions=3, registers=2, dtype="bfloat16")
+    embedding, intermediates = jax.eval_shape(lambda v: model.apply(v, images, statistics="running"), variables)
+    assert intermediates["block12"].dtype == jnp.bfloat16
+    assert intermediates["attention1"].dtype == jnp.float32
+    assert embedding.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "side", "message"),
+    [
+        ({"size": "huge", "patch": 16, "positions": 14}, 32, "size is 'huge'; expected one of small, base"),
+        ({"size": "small", "patch": 14, "positions": 37}, 32, "photos of 32 x 32 pixels .* take a multiple of 14"),
+    ],
+)
+def test_wrong_sizes_are_refused(options, side, message):
+    with pytest.raises(ValueError, match=message):
+        count(ViT(**options), side)
+
+
+def test_positions_on_their_own_grid_are_untouched():
+    positions = jnp.arange(18.0).reshape(9, 2)
+    assert resize_positions(positions, rows=3, columns=3, antialias=False) is positions
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(("old", "new"), [(14, 4), (4, 9), (5, 1), (1, 3)])
+def test_weights_of_each_new_place_sum_to_one(old, new, antialias):
+    np.testing.assert_allclose(bicubic_weights(old, new, antialias=antialias).sum(1), 1, rtol=1e-12)
+
+
+def test_bicubic_weights_between_four_places_are_those_of_keys():
+    """At distances 1.5, 0.5, 0.5, 1.5 the kernel of slope a gives a / 8 and 1 / 2 - a / 8."""
+    row = bicubic_weights(8, 4, antialias=False)[1]
+    np.testing.assert_allclose(row[1:5], [-0.09375, 0.59375, 0.59375, -0.09375])
+
+
+def test_antialiased_weights_are_those_of_pillow():
+    image = pytest.importorskip("PIL.Image")
+    values = np.random.default_rng(0).standard_normal((1, 37)).astype(np.float32)
+    resized = np.asarray(image.fromarray(values).resize((16, 1), image.Resampling.BICUBIC))
+    np.testing.assert_allclose(values @ bicubic_weights(37, 16, antialias=True).T, resized, atol=1e-5)
+
+
+def test_rows_and_columns_are_not_mixed_up():
+    grid = jnp.broadcast_to(jnp.arange(4.0)[:, None, None], (4, 4, 1)).reshape(16, 1)  # the row's number
+    resized = resize_positions(grid, rows=8, columns=2, antialias=False).reshape(8, 2)
+    np.testing.assert_allclose(resized[:, 0], resized[:, 1], rtol=1e-6)
+    assert np.all(np.diff(resized[:, 0]) > 0)
