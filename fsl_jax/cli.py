@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -105,3 +106,47 @@ def prepare(source: Source, root: Root = None, option: Options = None) -> None:
     from fsl_jax.data.prepare import prepare as put_in_place
 
     typer.echo(put_in_place(source, root, parse_options(option)))
+
+
+@app.command()
+@plain_errors()
+def embed(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", help="The .npz file to write.")],
+    root: Root = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Published weights: efficientnet_lite0, resnet50, or a file."),
+    ] = None,
+    workdir: Annotated[Path | None, typer.Option("--workdir", help="Or a training run.")] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Splits joined by +; all by default.")
+    ] = "train+val+test",
+    fit: Annotated[
+        str, typer.Option("--fit", help="How --model gets its squares: pad, crop or stretch.")
+    ] = "pad",
+    block: Annotated[int, typer.Option("--block", min=1, help="Photos at once on each device.")] = 32,
+    option: Options = None,
+) -> None:
+    """Embeds every photo of a source on all devices, and writes embedding, path, label, split and the model's digest.
+
+    Stopped at any moment, the same command goes on where it was. Photos that cannot be read are named and left out.
+    """
+    from fsl_jax import embedder
+    from fsl_jax.data.source import load_source
+
+    if (model is None) == (workdir is None):
+        raise ValueError("give either --model or --workdir")
+    table = load_source(source, root, split, parse_options(option))
+    if workdir is not None:
+        from fsl_jax.run import embedder_of
+
+        made = embedder_of(workdir)
+    else:
+        made = embedder.published(str(model), fit=fit)
+    done = embedder.embed_to_file(made, table, out, block=block)
+    for photo, reason in done["unreadable"]:
+        typer.echo(f"left out {photo}: {reason}", err=True)
+    typer.echo(
+        f"{out}: {done['photos'] - len(done['unreadable']):,} photos, {done['photos_a_second']:.1f} photos/s"
+    )

@@ -42,7 +42,16 @@ def base_config() -> ConfigDict:
     config.data = _data()
     config.episode = ConfigDict({"tasks": 4, "way": 5, "shot": 1, "queries": 3})
     config.augment = ConfigDict({"flip": False, "shift": 0, "light": 0.0})
-    config.model = ConfigDict({"name": "conv4", "options": {}})
+    # A pretrained model is a name or a file of `models.pretrained.load`; it says itself what network it is. A head
+    # with sizes is put on top of either.
+    config.model = ConfigDict(
+        {
+            "name": "conv4",
+            "options": {},
+            "pretrained": "",
+            "head": {"sizes": (), "normalised": False, "hidden": "relu", "output": "none", "dropout": 0.0},
+        }
+    )
     config.algorithm = ConfigDict({"name": "", "options": {}})
     config.optimizer = ConfigDict(
         {
@@ -113,6 +122,7 @@ def _data() -> ConfigDict:
             "csv_manifest": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
             "omniglot": {"split_rule": "lake", "rotations": False, "lists": placeholder(str)},
             "fashion_mnist": {"split_rule": "labels", "fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "features": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0, "keep_splits": True},
             "tfds": {"name": "", "fractions": (0.6, 0.2, 0.2), "split_seed": 0},
         }
     )

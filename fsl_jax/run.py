@@ -7,23 +7,27 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fsl_jax.algorithms.base import Algorithm
+from fsl_jax import embedder
+from fsl_jax.algorithms.base import Algorithm, Variables
 from fsl_jax.config import as_json, differences
 from fsl_jax.data.augment import Augment, Preprocess, prepare_episode
+from fsl_jax.data.cache import write_whole
 from fsl_jax.data.load import load_split, preprocess_of
 from fsl_jax.data.loader import StreamingReader
 from fsl_jax.data.resident import ResidentReader
-from fsl_jax.data.table import Table
+from fsl_jax.data.table import Coded, Table
 from fsl_jax.lookup import find, with_options
 from fsl_jax.mesh import data_mesh, replicated, usable_devices
+from fsl_jax.models.heads import Embedder, Head
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.episodes import EpisodePlan
 from fsl_jax.sampling.keys import named_key
@@ -34,7 +38,7 @@ from fsl_jax.training.log import MetricsLog, Progress, doing, say
 from fsl_jax.training.loop import Dispatch, Loop, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import make_dispatch
-from fsl_jax.types import Batch, Episode
+from fsl_jax.types import Batch, Collections, Episode
 
 BEST = "accuracy"
 SHOWN = (
@@ -53,20 +57,76 @@ FREE_IN_EVALUATION = (
 )
 
 
-def build_algorithm(config: ConfigDict) -> Algorithm:
-    """Builds the configured method on the configured network."""
-    model, method = config.model, config.algorithm
-    network = find("fsl_jax.models", model.name, "Model")
-    body = with_options(network, model.options, "config.model.options")
+class Built(NamedTuple):
+    """A method on its network.
+
+    Attributes:
+      algorithm: The method.
+      weights: Variables of pretrained parts, with names from the method's root; None where nothing is pretrained.
+      preprocess: How photos are prepared.
+    """
+
+    algorithm: Algorithm
+    weights: Collections | None
+    preprocess: Preprocess
+
+
+def build(config: ConfigDict) -> Built:
+    """Builds the configured method on the configured network, with published weights where they are asked for."""
+    model, method, preprocess, weights = config.model, config.algorithm, preprocess_of(config.data), None
+    if model.pretrained:
+        # Imported here: most runs load no weights.
+        from fsl_jax.models import pretrained
+
+        key = named_key(config.seed, "pretrained")
+        loaded = pretrained.load(model.pretrained, options=dict(model.options), key=key)
+        body, weights = loaded.model, loaded.variables
+        preprocess = dataclasses.replace(loaded.preprocess, size=config.data.size, fit=config.data.fit)
+    else:
+        network = find("fsl_jax.models", model.name, "Model")
+        body = with_options(network, model.options, "config.model.options")
+    place: tuple[str, ...] = ()
+    if model.head.sizes:
+        body, place = Embedder(body, Head(**model.head)), ("body",)
     make = find("fsl_jax.algorithms", method.name, "make")
-    return with_options(make, method.options, "config.algorithm.options", body, way=config.episode.way)
+    algorithm = with_options(make, method.options, "config.algorithm.options", body, way=config.episode.way)
+    if weights is not None:
+        weights = {name: _nested(tree, (*algorithm.body_place, *place)) for name, tree in weights.items()}
+    return Built(algorithm, weights, preprocess)
 
 
-def sample_episode(preprocess: Preprocess) -> Episode:
-    """Returns an episode of the right shapes, from which a method makes its first variables."""
-    image = jax.numpy.zeros((1, 2, preprocess.size, preprocess.size, preprocess.channels))
-    batch = Batch(image, jax.numpy.arange(2).reshape(1, 2))
+def _nested(tree: Any, place: tuple[str, ...]) -> Any:
+    for name in reversed(place):
+        tree = {name: tree}
+    return tree
+
+
+def with_weights(variables: Variables, weights: Collections | None) -> Variables:
+    """Puts pretrained weights in the place of those that were drawn."""
+    if weights is None:
+        return variables
+
+    def grafted(old: Any, new: Any) -> Any:
+        flat = {**traverse_util.flatten_dict(old), **traverse_util.flatten_dict(new)}
+        return traverse_util.unflatten_dict(flat)
+
+    collections = {name: grafted(old, weights.get(name, {})) for name, old in variables.collections.items()}
+    return variables.replace(  # type: ignore[attr-defined]
+        params=grafted(variables.params, weights["params"]), collections=collections
+    )
+
+
+def sample_episode(shape: tuple[int, ...]) -> Episode:
+    """Returns an episode of photos of this shape, from which a method makes its first variables."""
+    batch = Batch(jax.numpy.zeros((1, 2, *shape)), jax.numpy.arange(2).reshape(1, 2))
     return Episode(batch, batch, way=2)
+
+
+def photo_shape(table: Table, preprocess: Preprocess) -> tuple[int, ...]:
+    """Returns height, width and channels of what the network is given."""
+    if table.has_features and table.images is not None:
+        return table.images.shape[1:]
+    return preprocess.size, preprocess.size, preprocess.channels
 
 
 def make_reader(config: ConfigDict, mesh: Mesh, table: Table, plan: EpisodePlan, key: jax.Array) -> Any:
@@ -95,8 +155,7 @@ class Run:
     command: list[str]
 
     def __post_init__(self) -> None:
-        self.preprocess = preprocess_of(self.config.data)
-        self.algorithm = build_algorithm(self.config)
+        self.algorithm, self.weights, self.preprocess = build(self.config)
         tasks = self.config.episode.tasks
         self.mesh = data_mesh(usable_devices(tasks, wanted=self.config.train.devices))
         devices = jax.device_count()
@@ -110,20 +169,24 @@ class Run:
         say(f"{split}: {len(table):,} photos of {len(table.label.names):,} labels ({table.source}, {where})")
         return table
 
-    def first_state(self) -> tuple[Callable[[], TrainState], TrainState, optax.GradientTransformation]:
+    def first_state(
+        self, table: Table
+    ) -> tuple[Callable[[], TrainState], TrainState, optax.GradientTransformation]:
         """Returns what makes the state at step 0 on all devices, that state's shapes, and the optimiser."""
-        key, sample = named_key(self.config.seed, "init"), sample_episode(self.preprocess)
+        key, sample = named_key(self.config.seed, "init"), sample_episode(photo_shape(table, self.preprocess))
         shapes = jax.eval_shape(self.algorithm.init, key, sample)
         optimizer = optimizers.make(self.config.optimizer, shapes.params, steps=self.config.train.steps)
 
-        def create() -> TrainState:
-            return TrainState.create(self.algorithm.init(key, sample), optimizer)
+        def create(weights: Collections | None) -> TrainState:
+            return TrainState.create(with_weights(self.algorithm.init(key, sample), weights), optimizer)
 
         everywhere = replicated(self.mesh)
         like = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), jax.eval_shape(create)
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere),
+            jax.eval_shape(create, self.weights),
         )
-        return jax.jit(create, out_shardings=everywhere), like, optimizer
+        start = jax.jit(create, out_shardings=everywhere)
+        return lambda: start(self.weights), like, optimizer
 
     def judge(self, table: Table) -> Any:
         """Builds the judge of a split."""
@@ -145,7 +208,7 @@ class Run:
         )
         key = named_key(self.config.seed, "train")
         reader = make_reader(self.config.data, self.mesh, table, plan, key)
-        create, like, optimizer = self.first_state()
+        create, like, optimizer = self.first_state(table)
         checkpoints = Checkpoints(self.workdir / "checkpoints", best_metric=BEST)
         clock = Clock.of(self.config)
         newest = checkpoints.latest()
@@ -215,9 +278,7 @@ def open_workdir(config: ConfigDict, workdir: Path) -> None:
 
 def write_json(file: Path, values: Any) -> None:
     """Writes JSON whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=2) + "\n")
-    part.replace(file)
+    write_whole(file, lambda stream: stream.write((json.dumps(values, indent=2) + "\n").encode()))
 
 
 def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
@@ -256,6 +317,20 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
     return 0
 
 
+def kept_config(workdir: Path) -> ConfigDict:
+    """Reads the config of a run.
+
+    Raises:
+      ValueError: There is no run in the workdir.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise ValueError(
+            f"no run in {workdir} (config.json is missing): give the --workdir of a training run"
+        )
+    return ConfigDict(json.loads(file.read_text()))
+
+
 def evaluate(workdir: Path, config: ConfigDict | None, command: list[str]) -> int:
     """Judges a workdir alone; `config` may change how, not what.
 
@@ -277,13 +352,34 @@ def evaluate(workdir: Path, config: ConfigDict | None, command: list[str]) -> in
     return 0
 
 
+def embedder_of(workdir: Path) -> embedder.Embedder:
+    """Loads a run's best checkpoint as a function from photos to embeddings.
+
+    Raises:
+      ValueError: There is no run in the workdir, or it was trained on features.
+    """
+    run = Run(kept_config(workdir), workdir, [])
+    if run.config.data.source == "features":
+        raise ValueError(f"{workdir} was trained on features: it embeds no photos")
+    checkpoints = Checkpoints(workdir / "checkpoints", best_metric=BEST, read_only=True)
+    best = checkpoints.best()
+    if best is None:
+        raise ValueError(f"no checkpoint in {checkpoints.folder}: train first")
+    sample = np.zeros((0, run.preprocess.size, run.preprocess.size, run.preprocess.channels), np.uint8)
+    nothing = Table(source="", label=Coded.of([]), split=np.array([], str), images=sample)
+    variables = checkpoints.restore(best, run.first_state(nothing)[1]).variables
+    embed = jax.jit(lambda images: run.algorithm.outputs(variables, run.preprocess(images))["embedding"])
+    weights = {"params": variables.params, **variables.collections}
+    return embedder.Embedder(embed, run.preprocess, embedder.digest_of(weights, run.preprocess))
+
+
 def finish(run: Run, checkpoints: Checkpoints, *, seconds: float | None) -> None:
     """Judges the best checkpoint on the test split, and writes result.json and report.html."""
     best = checkpoints.best()
     if best is None:
         raise ValueError(f"no checkpoint in {checkpoints.folder}: train first")
-    state = checkpoints.restore(best, run.first_state()[1])
     table = run.table(run.config.eval.test_split)
+    state = checkpoints.restore(best, run.first_state(table)[1])
     figures, parts = run.judge(table).final(state.variables)
     result = {
         **figures,

@@ -6,7 +6,7 @@ photos that were spread over devices come back as one mean.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import flax.linen as nn
 import flax.struct
@@ -42,9 +42,11 @@ class Algorithm(Protocol):
 
     Attributes:
       takes_episodes: Whether it learns from an `Episode` (tasks are spread over the devices) or from a `Batch`.
+      body_place: Where in its variables the embedding network's lie, for pretrained weights.
     """
 
     takes_episodes: bool
+    body_place: tuple[str, ...]
 
     def init(self, key: Key, sample: Batch | Episode) -> Variables:
         """Makes the first variables; `sample` has prepared photos."""
@@ -119,12 +121,14 @@ class EpisodeAlgorithm:
       network: Photos to (output, intermediates).
       norm: Its norm mode.
       chunk: Tasks side by side; see `chunk_of_tasks`.
+      body_place: Where in its variables the embedding network's lie.
     """
 
     network: nn.Module
     norm: str
     chunk: int = 0
     takes_episodes = True
+    body_place: ClassVar[tuple[str, ...]] = ()
 
     def task_loss(
         self, params: Params, collections: Collections, task: Episode, key: Key

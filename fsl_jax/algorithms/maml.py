@@ -14,7 +14,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -50,6 +50,7 @@ class MAML(EpisodeAlgorithm):
     adapt: Literal["all", "head", "body"]
     first_order: bool
     remat: bool
+    body_place: ClassVar[tuple[str, ...]] = ("body",)
 
     def __post_init__(self) -> None:
         if self.adapt not in ADAPTED:

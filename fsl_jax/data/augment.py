@@ -43,7 +43,9 @@ class Preprocess:
             raise ValueError(f"config.data.std is {self.std}; expected values above 0")
 
     def __call__(self, images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
-        """Scales uint8 photos to normalised float32."""
+        """Scales uint8 photos to normalised float32; features, which are floats already, pass as they are."""
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            return images
         axes = tuple(range(images.ndim - 1))
         mean, std = (lax.expand_dims(jnp.asarray(stat, jnp.float32), axes) for stat in (self.mean, self.std))
         return (images.astype(jnp.float32) / 255 - mean) / std
@@ -112,7 +114,7 @@ def prepare_episode(
 
     def prepared(batch: Batch, part: int) -> Batch:
         images = batch.image
-        if augment is not None and key is not None:
+        if augment is not None and key is not None and images.dtype == jnp.uint8:
             images = augment(jax.random.fold_in(key, part), images)
         return batch.replace(image=preprocess(images))  # type: ignore[attr-defined]
 

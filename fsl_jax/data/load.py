@@ -38,6 +38,8 @@ def load_split(config: ConfigDict, split: str) -> Table:
     """
     options = config.get(config.source, ConfigDict())
     table = load_source(config.source, config.root or None, split, options)
+    if table.has_features:
+        return with_enough_photos(table, config.min_photos)
     if fits(table, config):
         table = read_all(
             table, size=config.size, channels=config.channels, fit=config.fit, unreadable=config.unreadable

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, get_args
@@ -210,17 +210,35 @@ def read_all(table: Table, *, size: int, channels: int, fit: Fit, unreadable: Un
         raise ValueError(f"unreadable is {unreadable!r}; expected one of {', '.join(get_args(Unreadable))}")
     if table.images is not None and table.images.shape[1:] == (size, size, channels):
         return table
-    images = np.empty((len(table), size, size, channels), np.uint8)
-
-    def read(row: int) -> str | None:
-        return _reason(lambda: images.__setitem__(row, _read_row(table, row, size, channels, fit)))
-
-    reasons = in_threads(read, range(len(table)), description="reading photos")
-    broken = [(row, reason) for row, reason in enumerate(reasons) if reason]
+    images, broken = read_rows(table, range(len(table)), size=size, channels=channels, fit=fit)
     if broken:
         table, kept = without_broken(table, broken, unreadable)
         images = images[kept]
     return dataclasses.replace(table, path=None, root=None, images=images)
+
+
+def read_rows(
+    table: Table,
+    rows: Sequence[int],
+    *,
+    size: int,
+    channels: int,
+    fit: Fit,
+    description: str = "reading photos",
+) -> tuple[UInt8[np.ndarray, "n s s c"], list[tuple[int, str]]]:
+    """Reads some photos of a table, in threads.
+
+    Returns:
+      One square a row, black where it could not be read, and (position in `rows`, reason) of those.
+    """
+    images = np.zeros((len(rows), size, size, channels), np.uint8)
+
+    def read(position: int) -> str | None:
+        row = rows[position]
+        return _reason(lambda: images.__setitem__(position, _read_row(table, row, size, channels, fit)))
+
+    reasons = in_threads(read, range(len(rows)), description=description)
+    return images, [(position, reason) for position, reason in enumerate(reasons) if reason]
 
 
 def _read_row(table: Table, row: int, size: int, channels: int, fit: Fit) -> UInt8[np.ndarray, "s s c"]:

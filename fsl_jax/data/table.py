@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 ROLES = ("", "query", "gallery", "support")
 SPLITS = ("train", "val", "test")
@@ -93,7 +93,8 @@ class Table:
       split: "train", "val" or "test" a row.
       path: File of each photo, relative to `root`, with forward slashes; None where `images` is given.
       root: Folder of the files.
-      images: The photos themselves, one size, 1 or 3 channels; None where `path` is given.
+      images: The photos themselves, one size, 1 or 3 channels; or features of frozen photos, float32 of 1 x 1
+        with a channel a feature. None where `path` is given.
       role: "query", "gallery", "support" or "" a row.
       domain: Camera or kind of photographer.
       levels: Category levels from coarse to fine, by name.
@@ -109,7 +110,7 @@ class Table:
     split: np.ndarray
     path: np.ndarray | None = None
     root: Path | None = None
-    images: UInt8[np.ndarray, "n h w c"] | None = None
+    images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n 1 1 d"] | None = None
     role: np.ndarray | None = None
     domain: Coded | None = None
     levels: Mapping[str, Coded] = dataclasses.field(default_factory=dict)
@@ -153,6 +154,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.label.codes)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether `images` holds features in place of photos."""
+        return self.images is not None and self.images.dtype != np.uint8
 
     def name(self, row: int) -> str:
         """Names a row's photo for messages."""

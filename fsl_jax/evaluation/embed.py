@@ -34,7 +34,7 @@ def photo_blocks(
                 images = table.images[rows.start : rows.stop]
             else:
                 images = np.stack(list(threads.map(photo, rows)))
-            yield np.pad(images, ((0, block - len(rows)), (0, 0), (0, 0), (0, 0)))
+            yield _filled(images, block)
 
 
 def embed_table(
@@ -60,9 +60,25 @@ def embed_table(
       One row a photo, in the table's order, on the devices.
     """
     at_once = block * mesh.size
-    parts = []
     blocks = photo_blocks(table, preprocess, block=at_once)
     count = -(-len(table) // at_once)
-    for images in track(blocks, description=description, total=count, unit="blocks"):
-        parts.append(embed(jax.device_put(images, rows_sharding(mesh))))
+    shown = track(blocks, description=description, total=count, unit="blocks")
+    parts = [embed(jax.device_put(images, rows_sharding(mesh))) for images in shown]
     return jnp.concatenate(parts)[: len(table)]
+
+
+def embed_blocks(
+    embed: Embed, images: UInt8[np.ndarray, "n h w c"], *, mesh: Mesh, block: int
+) -> Float[Array, "n d"]:
+    """Embeds photos that were read already, in blocks of one size; see `embed_table`."""
+    at_once = block * mesh.size
+    parts = [
+        embed(jax.device_put(_filled(images[start : start + at_once], at_once), rows_sharding(mesh)))
+        for start in range(0, len(images), at_once)
+    ]
+    return jnp.concatenate(parts)[: len(images)]
+
+
+def _filled(images: UInt8[np.ndarray, "n h w c"], count: int) -> UInt8[np.ndarray, "count h w c"]:
+    """Fills a last block up, so that every block is one program."""
+    return np.pad(images, ((0, count - len(images)), (0, 0), (0, 0), (0, 0)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -92,7 +93,9 @@ class Judge:
             **{name: self.config[name] for name in settings},
             **self.algorithm.facts(),
         }
-        parts: list[report.Part] = [self._episode_part(few_shot.predicted[0])]
+        parts: list[report.Part] = (
+            [] if self.table.has_features else [self._episode_part(few_shot.predicted[0])]
+        )
         if self.config.retrieval:
             found, embeddings = self.search(variables)
             means = found.means()
@@ -177,7 +180,7 @@ class Judge:
         )
         return found, embeddings
 
-    def _groups(self, queries: np.ndarray, gallery: np.ndarray | None) -> dict[str, np.ndarray | None]:
+    def _groups(self, queries: np.ndarray, gallery: np.ndarray | None) -> dict[str, Any]:
         """Returns the domains, where photos of the query's own domain and label are to be ignored."""
         if not self.config.ignore_same_domain:
             return {}
@@ -227,6 +230,11 @@ class Judge:
     def _retrieval_parts(
         self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]
     ) -> list[report.Part]:
+        strips = [] if self.table.has_features else self._strips(found, embeddings)
+        curve = report.precision_recall_curve(found.precision_at_recall())
+        return [*strips, curve, *self._by_category(found, self._sides[0])]
+
+    def _strips(self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]) -> list[report.Strip]:
         queries, gallery = self._sides
         shown = gallery if gallery is not None else queries
         k = min(8, len(shown) - (gallery is None))
@@ -239,7 +247,7 @@ class Judge:
             distance=self.config.distance,
             devices=list(self.mesh.devices.flat),
         )
-        strips = report.strips_of_queries(
+        return report.strips_of_queries(
             found.average_precision,
             nearest.row,
             query_labels=self.table.label.codes[queries],
@@ -250,8 +258,6 @@ class Judge:
             worst=5,
             best=3,
         )
-        curve = report.precision_recall_curve(found.precision_at_recall())
-        return [*strips, curve, *self._by_category(found, queries)]
 
     def _by_category(self, found: retrieval.PerQuery, queries: np.ndarray) -> list[report.Part]:
         if not self.table.levels:

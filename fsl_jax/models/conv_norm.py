@@ -56,7 +56,9 @@ class ConvNorm(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n p q f"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n p q f"]:
         """Convolves and normalises."""
         maps = Conv(
             self.filters,
@@ -89,7 +91,9 @@ class DepthwiseNorm(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n p q c"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n p q c"]:
         """Convolves each channel by itself and normalises."""
         # Each output sums kernel x kernel inputs.
         deviation = (2.0 / self.kernel**2) ** 0.5

@@ -59,12 +59,18 @@ class Block(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n p q f"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n p q f"]:
         """Adds the features where the block keeps their shape."""
         channels, found = features.shape[-1], features
         if self.expansion > 1:
-            found = nn.relu6(self._pointwise("expand", channels * self.expansion)(found, statistics=statistics))
-        depthwise = DepthwiseNorm(self.kernel, stride=self.stride, padding="SAME", style=self.style, name="depthwise")
+            found = nn.relu6(
+                self._pointwise("expand", channels * self.expansion)(found, statistics=statistics)
+            )
+        depthwise = DepthwiseNorm(
+            self.kernel, stride=self.stride, padding="SAME", style=self.style, name="depthwise"
+        )
         found = nn.relu6(depthwise(found, statistics=statistics))
         found = self._pointwise("project", self.filters)(found, statistics=statistics)
         return found + features if self.stride == 1 and channels == self.filters else found

@@ -157,7 +157,7 @@ class Embedder(nn.Module):
     @property
     def norm(self) -> str:
         """The body's norm mode."""
-        return self.body.norm  # type: ignore[attr-defined]
+        return self.body.norm
 
     def __call__(
         self, images: Float[Array, "n h w c"], *, statistics: Statistics

@@ -45,10 +45,14 @@ class Block(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n p q f"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n p q f"]:
         """Convolves each channel, then each place."""
         depthwise = DepthwiseNorm(3, stride=self.stride, padding="SAME", style=self.style, name="depthwise")
-        pointwise = ConvNorm(self.filters, kernel=1, stride=1, padding="VALID", style=self.style, name="pointwise")
+        pointwise = ConvNorm(
+            self.filters, kernel=1, stride=1, padding="VALID", style=self.style, name="pointwise"
+        )
         features = nn.relu6(depthwise(features, statistics=statistics))
         return nn.relu6(pointwise(features, statistics=statistics))
 

@@ -27,7 +27,8 @@ def resize_positions(
         return positions
     grid = positions.reshape(side, side, -1)
     down, across = (
-        jnp.asarray(bicubic_weights(side, new, antialias=antialias), positions.dtype) for new in (rows, columns)
+        jnp.asarray(bicubic_weights(side, new, antialias=antialias), positions.dtype)
+        for new in (rows, columns)
     )
     return jnp.einsum("rp,cq,pqd->rcd", down, across, grid).reshape(rows * columns, -1)
 
@@ -50,7 +51,9 @@ def _four_neighbours(place: np.ndarray, old: int) -> np.ndarray:
     weights = np.zeros((len(place), old))
     for offset in range(-1, 3):
         source = np.floor(place).astype(int) + offset
-        np.add.at(weights, (np.arange(len(place)), np.clip(source, 0, old - 1)), _cubic(place - source, _SLOPE))
+        np.add.at(
+            weights, (np.arange(len(place)), np.clip(source, 0, old - 1)), _cubic(place - source, _SLOPE)
+        )
     return weights
 
 

@@ -42,7 +42,9 @@ class Block(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n p q f"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n p q f"]:
         """Adds what the convolutions find to the features."""
         wide = self.filters * (4 if self.bottleneck else 1)
         kernels = (1, 3, 1) if self.bottleneck else (3, 3)
@@ -58,7 +60,9 @@ class Block(nn.Module):
         return nn.relu(found + features)
 
     def _layer(self, name: str, filters: int, kernel: int, stride: int) -> ConvNorm:
-        return ConvNorm(filters, kernel=kernel, stride=stride, padding=kernel // 2, style=self.style, name=name)
+        return ConvNorm(
+            filters, kernel=kernel, stride=stride, padding=kernel // 2, style=self.style, name=name
+        )
 
 
 class ResNet(nn.Module):
@@ -111,7 +115,9 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(DEPTHS[self.depth]):
             for i in range(blocks):
                 name = f"stage{stage + 1}_block{i + 1}"
-                block = self._block(name, filters=64 * 2**stage, stride=2 if stage and not i else 1, style=style)
+                block = self._block(
+                    name, filters=64 * 2**stage, stride=2 if stage and not i else 1, style=style
+                )
                 features = block(features, statistics=statistics)
                 intermediates[name] = features
         return GlobalPool(self.pooling, name="pool")(features), intermediates
@@ -128,7 +134,9 @@ class ResNet(nn.Module):
 
     def _block(self, name: str, *, filters: int, stride: int, style: Style) -> Block:
         bottleneck = self.depth >= FIRST_BOTTLENECK
-        return Block(filters, stride=stride, bottleneck=bottleneck, squeeze=self.squeeze, style=style, name=name)
+        return Block(
+            filters, stride=stride, bottleneck=bottleneck, squeeze=self.squeeze, style=style, name=name
+        )
 
 
 def _stem_pool(maps: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:

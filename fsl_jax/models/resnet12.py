@@ -28,7 +28,9 @@ class Block(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n p q f"]:
+    def __call__(
+        self, features: Float[Array, "n h w c"], *, statistics: Statistics
+    ) -> Float[Array, "n p q f"]:
         """Adds what the convolutions find to the features, and pools."""
         shortcut = self._layer("shortcut", 1)(features, statistics=statistics)
         for i in range(3):
@@ -37,7 +39,9 @@ class Block(nn.Module):
         return max_pool(features, window=2, stride=2)
 
     def _layer(self, name: str, kernel: int) -> ConvNorm:
-        return ConvNorm(self.filters, kernel=kernel, stride=1, padding=kernel // 2, style=self.style, name=name)
+        return ConvNorm(
+            self.filters, kernel=kernel, stride=1, padding=kernel // 2, style=self.style, name=name
+        )
 
 
 class ResNet12(nn.Module):

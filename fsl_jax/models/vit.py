@@ -36,7 +36,9 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "n t d"]) -> tuple[Float[Array, "n t d"], Float[Array, "n heads t t"]]:
+    def __call__(
+        self, tokens: Float[Array, "n t d"]
+    ) -> tuple[Float[Array, "n t d"], Float[Array, "n heads t t"]]:
         """Returns what each token gathers, and how much from which token (rows sum to 1)."""
         count, length, width = tokens.shape
         joint = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(tokens)
@@ -44,7 +46,9 @@ class Attention(nn.Module):
         scores = jnp.einsum("nqhd,nkhd->nhqk", query * query.shape[-1] ** -0.5, key)
         attention = jax.nn.softmax(at_least_float32(scores), axis=-1)
         gathered = jnp.einsum("nhqk,nkhd->nqhd", attention.astype(value.dtype), value)
-        return nn.Dense(width, dtype=self.dtype, name="out")(gathered.reshape(count, length, width)), attention
+        return nn.Dense(width, dtype=self.dtype, name="out")(
+            gathered.reshape(count, length, width)
+        ), attention
 
 
 class Block(nn.Module):
@@ -61,14 +65,18 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "n t d"]) -> tuple[Float[Array, "n t d"], Float[Array, "n heads t t"]]:
+    def __call__(
+        self, tokens: Float[Array, "n t d"]
+    ) -> tuple[Float[Array, "n t d"], Float[Array, "n heads t t"]]:
         """Returns the tokens after the block, and the attention."""
         normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm1")(tokens)
         found, attention = Attention(self.heads, self.dtype, name="attention")(normal)
         tokens = tokens + self._scaled("scale1", found)
         normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm2")(tokens)
         hidden = nn.Dense(_WIDEN * tokens.shape[-1], dtype=self.dtype, name="linear1")(normal)
-        found = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="linear2")(nn.gelu(hidden, approximate=False))
+        found = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="linear2")(
+            nn.gelu(hidden, approximate=False)
+        )
         return tokens + self._scaled("scale2", found), attention
 
     def _scaled(self, name: str, found: Array) -> Array:
@@ -131,7 +139,8 @@ class ViT(nn.Module):
         del statistics
         if self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; expected one of {', '.join(SIZES)}")
-        tokens, intermediates = self._tokens(images), {}
+        tokens = self._tokens(images)
+        intermediates: dict[str, Array] = {}
         for i in range(SIZES[self.size].blocks):
             block = Block(SIZES[self.size].heads, self.layer_scale, self.dtype, name=f"block{i + 1}")
             tokens, attention = block(tokens)

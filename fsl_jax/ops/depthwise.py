@@ -15,9 +15,11 @@ from fsl_jax.ops.conv import Padding
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def _windows(images: Array, kernel: tuple[int, int], stride: int) -> list[Array]:
+def _windows(images: Array, kernel: tuple[int, ...], stride: int) -> list[Array]:
     """Returns the inputs that meet each place of the kernel, in row order."""
-    rows, columns = ((side - extent) // stride + 1 for side, extent in zip(images.shape[1:3], kernel, strict=True))
+    rows, columns = (
+        (side - extent) // stride + 1 for side, extent in zip(images.shape[1:3], kernel, strict=True)
+    )
     return [
         images[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
         for i in range(kernel[0])
@@ -38,7 +40,8 @@ def _depthwise(
     wide = jnp.promote_types(images.dtype, jnp.float32)
     windows = _windows(_padded(images, pads).astype(wide), weights.shape[:2], stride)
     places = weights.astype(wide).reshape(-1, 1, 1, 1, weights.shape[-1])
-    return sum(window * places[i] for i, window in enumerate(windows)).astype(images.dtype)
+    products = [window * places[i] for i, window in enumerate(windows)]
+    return functools.reduce(jnp.add, products).astype(images.dtype)
 
 
 def _forward(images: Array, weights: Array, stride: int, pads: Pads) -> tuple[Array, tuple[Array, Array]]:
@@ -46,14 +49,16 @@ def _forward(images: Array, weights: Array, stride: int, pads: Pads) -> tuple[Ar
 
 
 def _backward(stride: int, pads: Pads, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    images, weights = kept
-    return _to_images(images, weights, stride, pads, cotangent), _to_weights(images, weights, stride, pads, cotangent)
+    to_images = _to_images(*kept, stride, pads, cotangent)
+    return to_images, _to_weights(*kept, stride, pads, cotangent)
 
 
 def _to_images(images: Array, weights: Array, stride: int, pads: Pads, cotangent: Array) -> Array:
     """Correlates the spread-out cotangent with the turned kernel: the same operation, so of any order."""
     outer = []
-    for side, kernel, pad, out in zip(images.shape[1:3], weights.shape[:2], pads, cotangent.shape[1:3], strict=True):
+    for side, kernel, pad, out in zip(
+        images.shape[1:3], weights.shape[:2], pads, cotangent.shape[1:3], strict=True
+    ):
         spread = stride * (out - 1) + 1
         before = kernel - 1 - pad[0]
         outer.append((before, side + kernel - 1 - spread - before))
@@ -91,7 +96,9 @@ def depthwise_conv2d(
       ValueError: Channels of maps and kernels differ.
     """
     if images.shape[-1] != weights.shape[-1]:
-        raise ValueError(f"maps have {images.shape[-1]} channels, the depthwise kernel has {weights.shape[-1]}")
+        raise ValueError(
+            f"maps have {images.shape[-1]} channels, the depthwise kernel has {weights.shape[-1]}"
+        )
     if isinstance(padding, int):
         pads = [(padding, padding)] * 2
     else:

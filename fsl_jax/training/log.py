@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fsl_jax.data.cache import write_whole
+
 
 def say(message: str) -> None:
     """Tells the user something, on stderr, so that stdout keeps results alone."""
@@ -68,9 +70,7 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 def _keep_until(file: Path, step: int) -> None:
     if file.exists():
         kept = [json.dumps(line) + "\n" for line in read_log(file) if line["step"] <= step]
-        part = file.with_suffix(".part")
-        part.write_text("".join(kept))
-        part.replace(file)
+        write_whole(file, lambda stream: stream.write("".join(kept).encode()))
 
 
 class Averages:

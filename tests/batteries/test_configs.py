@@ -10,10 +10,9 @@ from helpers import table_of_counts
 from ml_collections import ConfigDict
 
 from fsl_jax.data.augment import Augment, prepare_episode
-from fsl_jax.data.load import preprocess_of
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.mesh import data_mesh
-from fsl_jax.run import build_algorithm, sample_episode
+from fsl_jax.run import build, sample_episode
 from fsl_jax.sampling import episodes
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.training import optimizer as optimizers
@@ -42,17 +41,20 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("file", "preset"), CASES, ids=lambda value: getattr(value, "stem", value) or "default")
+@pytest.mark.parametrize(
+    ("file", "preset"), CASES, ids=lambda value: getattr(value, "stem", value) or "default"
+)
 def test_takes_two_steps(file, preset):
     config: ConfigDict = module_of(file).get_config(preset)
     Clock.of(config)
     config.episode.update(FEWER)
     config.model.options["filters"] = 4
     episode, data = config.episode, config.data
-    method, preprocess, mesh = build_algorithm(config), preprocess_of(data), data_mesh(1)
+    method, _, preprocess = build(config)
+    mesh = data_mesh(1)
     table = table_of_counts([episode.shot + episode.queries] * 6, side=data.size, channels=data.channels)
     reader = ResidentReader.of(table, episodes.make(table, **episode), named_key(0, "train"), mesh)
-    variables = method.init(jax.random.key(0), sample_episode(preprocess))
+    variables = method.init(jax.random.key(0), sample_episode((data.size, data.size, data.channels)))
     optimizer = optimizers.make(config.optimizer, variables.params, steps=config.train.steps)
     augment = Augment(**config.augment)
     dispatch = make_dispatch(

@@ -29,7 +29,7 @@ METHOD = protonet.make(
 
 @pytest.fixture(scope="module")
 def variables():
-    return METHOD.init(jax.random.key(0), sample_episode(PREPROCESS))
+    return METHOD.init(jax.random.key(0), sample_episode((8, 8, 1)))
 
 
 def judge_of(table, devices, **changes):
@@ -38,7 +38,12 @@ def judge_of(table, devices, **changes):
     config.grid.update({"ways": (2, 3, 50), "shots": (1, 2, 60), "repetitions": 5})
     mesh = data_mesh(devices)
     return Judge(
-        config, METHOD, table, PREPROCESS, mesh, lambda table, plan, key: ResidentReader.of(table, plan, key, mesh)
+        config,
+        METHOD,
+        table,
+        PREPROCESS,
+        mesh,
+        lambda table, plan, key: ResidentReader.of(table, plan, key, mesh),
     )
 
 

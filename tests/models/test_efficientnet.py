@@ -65,7 +65,10 @@ def test_a_photo_of_a_cat_is_a_cat_first(classifier):
 def test_scikit_learns_photos_are_a_daisy_and_a_palace(classifier):
     datasets = pytest.importorskip("sklearn.datasets")
     folder = Path(datasets.__file__).parent / "images"
-    assert logits(classifier, folder / "flower.jpg", folder / "china.jpg").argmax(1).tolist() == [DAISY, PALACE]
+    assert logits(classifier, folder / "flower.jpg", folder / "china.jpg").argmax(1).tolist() == [
+        DAISY,
+        PALACE,
+    ]
 
 
 def test_frozen_features_on_the_shops_catalogue(real_data, classifier):

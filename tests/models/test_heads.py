@@ -40,7 +40,9 @@ def test_generalised_mean_goes_from_average_to_maximum(power, limit):
 
 def test_generalised_mean_has_finite_gradients_at_zero():
     zeros = jnp.zeros((1, 2, 2, 3))
-    gradients = jax.grad(lambda maps, power: jnp.sum(pooled("gem", maps, power=power)), (0, 1))(zeros, jnp.array(3.0))
+    gradients = jax.grad(lambda maps, power: jnp.sum(pooled("gem", maps, power=power)), (0, 1))(
+        zeros, jnp.array(3.0)
+    )
     assert all(np.isfinite(g).all() for g in gradients)
 
 

@@ -19,11 +19,18 @@ def test_sides_are_those_of_the_papers_figure():
     (embedding, seen), _ = jax.eval_shape(
         lambda: Koch(256).init_with_output(jax.random.key(0), images, statistics="running")
     )
-    assert [maps.shape[1:] for maps in seen.values()] == [(96, 96, 64), (42, 42, 128), (18, 18, 128), (6, 6, 256)]
+    assert [maps.shape[1:] for maps in seen.values()] == [
+        (96, 96, 64),
+        (42, 42, 128),
+        (18, 18, 128),
+        (6, 6, 256),
+    ]
     assert embedding.shape == (2, 256)
 
 
 def test_outputs_lie_between_zero_and_one_and_differ():
     images = jax.random.uniform(jax.random.key(1), (2, 65, 65, 1))
-    (embedding, _), _ = jax.jit(lambda key: Koch(8).init_with_output(key, images, statistics="running"))(jax.random.key(0))
+    (embedding, _), _ = jax.jit(lambda key: Koch(8).init_with_output(key, images, statistics="running"))(
+        jax.random.key(0)
+    )
     assert 0 <= embedding.min() < embedding.max() <= 1

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fsl_jax.models.heads import Classifier
 from fsl_jax.models.mobilenet import MobileNet
@@ -20,7 +21,9 @@ def test_sides_and_channels_are_those_of_the_papers_table():
     (embedding, seen), _ = jax.eval_shape(
         lambda: MobileNet(norm="running").init_with_output(jax.random.key(0), images, statistics="running")
     )
-    got = {name: seen[name].shape[2:] for name in ("stem", "block1", "block3", "block5", "block11", "block13")}
+    got = {
+        name: seen[name].shape[2:] for name in ("stem", "block1", "block3", "block5", "block11", "block13")
+    }
     assert got == {
         "stem": (112, 32), "block1": (112, 64), "block3": (56, 128), "block5": (28, 256), "block11": (14, 512),
         "block13": (7, 1024),
@@ -28,12 +31,22 @@ def test_sides_and_channels_are_those_of_the_papers_table():
     assert embedding.shape == (1, 1024)
 
 
-def test_one_block_is_depthwise_then_pointwise():
-    model = MobileNet(norm="running")
+@pytest.fixture(scope="module")
+def variables_and_images():
     images = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
-    variables = jax.jit(lambda key: model.init(key, images, statistics="running"))(jax.random.key(0))
-    _, seen = jax.jit(lambda v: model.apply(v, images, statistics="running"))(variables)
-    assert all(0 <= maps.min() and maps.max() <= 6 for maps in map(np.asarray, seen.values()))
+    init = jax.jit(lambda key: MobileNet(norm="running").init(key, images, statistics="running"))
+    return init(jax.random.key(0)), images
+
+
+@pytest.fixture(scope="module")
+def wide(variables_and_images):
+    variables, images = variables_and_images
+    return jax.jit(lambda v: MobileNet(norm="running").apply(v, images, statistics="running"))(variables)
+
+
+def test_one_block_is_depthwise_then_pointwise(variables_and_images, wide):
+    (variables, _), (_, seen) = variables_and_images, wide
+    assert all(maps.min() >= 0 and maps.max() <= 6 for maps in map(np.asarray, seen.values()))
     params = jax.tree.map(np.asarray, variables["params"]["block1"])
     maps = np.pad(np.asarray(seen["stem"])[0], ((1, 1), (1, 1), (0, 0)))
     kernel, scale = params["depthwise"]["kernel"], 1 / np.sqrt(1 + 1e-3)  # fresh statistics are 0 and 1
@@ -42,3 +55,12 @@ def test_one_block_is_depthwise_then_pointwise():
         middle = np.clip(np.sum(window * kernel, (0, 1)) * scale, 0, 6)
         expected = np.clip(middle @ params["pointwise"]["conv"]["kernel"][0, 0] * scale, 0, 6)
         np.testing.assert_allclose(seen["block1"][0, row, column], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_computes_nearly_the_same_and_keeps_parameters_wide(variables_and_images, wide):
+    variables, images = variables_and_images
+    model = MobileNet(norm="running", dtype="bfloat16")
+    narrow, seen = jax.jit(lambda v: model.apply(v, images, statistics="running"))(variables)
+    assert seen["block13"].dtype == jnp.bfloat16
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, wide[0], atol=0.05 * float(jnp.abs(wide[0]).max()))

@@ -50,7 +50,9 @@ def scalars(stride, padding):
 
 
 def of_gradient(function):
-    return lambda images, weights: sum(jnp.sum(jnp.cos(g) * g) for g in jax.grad(function, (0, 1))(images, weights))
+    return lambda images, weights: sum(
+        jnp.sum(jnp.cos(g) * g) for g in jax.grad(function, (0, 1))(images, weights)
+    )
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -68,7 +70,9 @@ def test_equals_xla_in_value_and_gradient(height, width, kernel, stride, padding
 @pytest.mark.parametrize(("stride", "padding"), [(1, "SAME"), (2, 1)])
 def test_second_derivatives_equal_those_of_xla(stride, padding):
     images, weights = arrays(7, 6, 3)
-    got, expected = (jax.jit(jax.grad(of_gradient(f), (0, 1)))(images, weights) for f in scalars(stride, padding))
+    got, expected = (
+        jax.jit(jax.grad(of_gradient(f), (0, 1)))(images, weights) for f in scalars(stride, padding)
+    )
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-9)
 

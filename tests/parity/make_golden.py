@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from random_weights import RESNETS, VITS, model_state, random_photos, stored
+from random_weights import LITE0, RESNETS, VITS, model_state, random_photos, stored
 from torch import nn
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,11 +70,52 @@ class ResNet(nn.Module):
 def resnet_outputs(name):
     model = ResNet(int(name[6:])).eval()
     state = {key: torch.from_numpy(value) for key, value in model_state(name).items()}
-    counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
+    counters = {
+        key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")
+    }
     model.load_state_dict({**state, **counters})
     with torch.no_grad():
         seen = model(torch.from_numpy(random_photos(name)))
-    return {key: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy() for key, value in seen.items()}
+    return {
+        key: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy() for key, value in seen.items()
+    }
+
+
+def efficientnet_outputs(name):
+    """Computes EfficientNet-Lite0 from its state dict, block by block, padded as TensorFlow does."""
+    state = {key: torch.from_numpy(value) for key, value in model_state(name).items()}
+
+    def conv(maps, key, stride=1, groups=1):
+        weight = state[f"{key}.weight"]
+        pads = []
+        for side, kernel in zip(reversed(maps.shape[2:]), reversed(weight.shape[2:]), strict=True):
+            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads += [total // 2, total - total // 2]
+        return nn.functional.conv2d(nn.functional.pad(maps, pads), weight, stride=stride, groups=groups)
+
+    def norm(maps, key):
+        mean, variance, scale, bias = (
+            state[f"{key}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")
+        )
+        return nn.functional.batch_norm(maps, mean, variance, scale, bias, eps=1e-3)
+
+    relu6 = nn.functional.relu6
+    maps = relu6(norm(conv(torch.from_numpy(random_photos(name)), "_conv_stem", 2), "_bn0"))
+    seen = {"stem": maps}
+    blocks = [(stage, i) for stage in LITE0 for i in range(stage[0])]
+    for number, ((_, _, stride, expansion, _), i) in enumerate(blocks):
+        key, found = f"_blocks.{number}", maps
+        if expansion > 1:
+            found = relu6(norm(conv(found, f"{key}._expand_conv"), f"{key}._bn0"))
+        found = conv(found, f"{key}._depthwise_conv", 1 if i else stride, groups=found.shape[1])
+        found = norm(conv(relu6(norm(found, f"{key}._bn1")), f"{key}._project_conv"), f"{key}._bn2")
+        maps = seen[f"block{number + 1}"] = found + maps if found.shape == maps.shape else found
+    seen["top"] = relu6(norm(conv(maps, "_conv_head"), "_bn1"))
+    seen["embedding"] = seen["top"].mean((2, 3))
+    seen["logits"] = nn.functional.linear(seen["embedding"], state["_fc.weight"], state["_fc.bias"])
+    return {
+        key: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy() for key, value in seen.items()
+    }
 
 
 def hugging_face_names(state, own):
@@ -87,7 +128,9 @@ def hugging_face_names(state, own):
         new = renamed.get(name, name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection"))
         new = re.sub(r"^norm\.", "layernorm.", new)
         new = re.sub(r"^blocks\.", "encoder.layer." if two else "layers.", new)
-        new = re.sub(r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1", new).replace(".attn.proj.", ".attention.o_proj.")
+        new = re.sub(r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1", new).replace(
+            ".attn.proj.", ".attention.o_proj."
+        )
         if not two:
             new = new.replace(".norm1.", ".layernorm_before.").replace(".norm2.", ".layernorm_after.")
         parts = np.split(array, 3) if ".attn.qkv." in new else [array]
@@ -134,6 +177,8 @@ def vit_outputs(name):
 
 def outputs(name):
     """Every block's output and the embedding of a named model."""
+    if name == "efficientnet_lite0":
+        return efficientnet_outputs(name)
     return (resnet_outputs if name.startswith("resnet") else vit_outputs)(name)
 
 
@@ -170,7 +215,7 @@ def write_small_files():
 
 def main():
     GOLDEN.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or ["resnet18", "resnet50", *VITS]:
+    for name in sys.argv[1:] or ["resnet18", "resnet50", "efficientnet_lite0", *VITS]:
         np.savez(GOLDEN / f"{name}.npz", **{key: stored(value) for key, value in outputs(name).items()})
     write_small_files()
 

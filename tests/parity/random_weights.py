@@ -51,6 +51,35 @@ def vit_shapes(*, width, blocks, patch, positions, registers=0, layer_scale=Fals
     return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
 
 
+LITE0 = (
+    # blocks, kernel, stride, expansion, filters
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def lite0_shapes():
+    """Names and shapes of EfficientNet-Lite0 as efficientnet-lite-pytorch calls them."""
+    shapes, norms, channels = {"_conv_stem.weight": (32, 3, 3, 3)}, {"_bn0": 32, "_bn1": 1280}, 32
+    for i, (_, kernel, _, expansion, filters) in enumerate(stage for stage in LITE0 for _ in range(stage[0])):
+        name, wide = f"_blocks.{i}", channels * expansion
+        if expansion > 1:
+            shapes[f"{name}._expand_conv.weight"] = (wide, channels, 1, 1)
+            norms[f"{name}._bn0"] = wide
+        shapes[f"{name}._depthwise_conv.weight"] = (wide, 1, kernel, kernel)
+        shapes[f"{name}._project_conv.weight"] = (filters, wide, 1, 1)
+        norms |= {f"{name}._bn1": wide, f"{name}._bn2": filters}
+        channels = filters
+    for name, count in norms.items():
+        shapes |= _norm(name, count)
+    return shapes | {"_conv_head.weight": (1280, 320, 1, 1), "_fc.weight": (1000, 1280), "_fc.bias": (1000,)}
+
+
 VITS = {
     "dino_s16": {"width": 384, "blocks": 12, "patch": 16, "positions": 14},
     "dinov2_s14": {"width": 384, "blocks": 12, "patch": 14, "positions": 37, "layer_scale": True},
@@ -58,8 +87,15 @@ VITS = {
         "width": 384, "blocks": 12, "patch": 14, "positions": 37, "layer_scale": True, "registers": 4,
     },
 }  # fmt: skip
-SIDES = {"resnet18": 64, "resnet50": 64, "dino_s16": 64, "dinov2_s14": 56, "dinov2_s14_registers": 56}
-"""Photo sides: those of the transformers make them interpolate their positions."""
+SIDES = {
+    "resnet18": 64,
+    "resnet50": 64,
+    "efficientnet_lite0": 75,
+    "dino_s16": 64,
+    "dinov2_s14": 56,
+    "dinov2_s14_registers": 56,
+}
+"""Photo sides: an odd one meets all paddings, those of the transformers make them interpolate their positions."""
 
 
 def random_array(name, shape, seed):
@@ -83,8 +119,9 @@ def random_state(shapes, seed):
 
 def model_state(name):
     """The state dict of a named model."""
-    shapes = resnet_shapes(int(name[6:])) if name.startswith("resnet") else vit_shapes(**VITS[name])
-    return random_state(shapes, seed=7)
+    if name.startswith("resnet"):
+        return random_state(resnet_shapes(int(name[6:])), seed=7)
+    return random_state(lite0_shapes() if name == "efficientnet_lite0" else vit_shapes(**VITS[name]), seed=7)
 
 
 def random_photos(name, count=2):

@@ -1,7 +1,7 @@
 """Networks against PyTorch: every block and the output, on the same random weights and random statistics.
 
-The golden files were written by make_golden.py with a PyTorch ResNet of torchvision's names, and with transformers'
-ViTModel, Dinov2Model and Dinov2WithRegistersModel.
+The golden files were written by make_golden.py with a ResNet of torchvision's names and an EfficientNet-Lite0 of
+efficientnet-lite-pytorch's, both in PyTorch, and with transformers' ViTModel, Dinov2Model and Dinov2WithRegistersModel.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_weights import VITS, model_state, random_photos, stored
+from parity.random_weights import VITS, model_state, random_photos, stored
 
 from fsl_jax.models.pretrained import load
 
@@ -31,9 +31,12 @@ def outputs(tmp_path_factory):
         if name not in done:
             file = tmp_path_factory.mktemp("weights") / f"{name}.npz"
             np.savez(file, **model_state(name))
-            labels = 1000 if name.startswith("resnet") else None
+            labels = None if name in VITS else 1000
             model, variables, _ = load(file, labels=labels)
-            done[name] = forward(model, variables, labels, random_photos(name)), dict(np.load(GOLDEN / f"{name}.npz"))
+            done[name] = (
+                forward(model, variables, labels, random_photos(name)),
+                dict(np.load(GOLDEN / f"{name}.npz")),
+            )
             file.unlink()
         return done[name]
 
@@ -53,7 +56,8 @@ def forward(model, variables, labels, photos):
 
 
 @pytest.mark.parametrize(
-    ("name", "blocks"), [("resnet18", 8), ("resnet50", 16), ("dino_s16", 12), ("dinov2_s14", 12)]
+    ("name", "blocks"),
+    [("resnet18", 8), ("resnet50", 16), ("efficientnet_lite0", 16), ("dino_s16", 12), ("dinov2_s14", 12)],
 )
 def test_every_block_and_the_output_agree_with_pytorch(outputs, name, blocks):
     ours, golden = outputs(name)
@@ -74,11 +78,13 @@ def test_golden_outputs_vary_so_that_agreement_means_something(outputs):
     assert relative_error(first, second) > 0.1
 
 
-@pytest.mark.parametrize("name", ["resnet18", *VITS])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", *VITS])
 def test_golden_files_are_what_pytorch_gives_today(name):
     pytest.importorskip("torch", reason="PyTorch is not installed; the golden files stand for it")
     if name in VITS:
-        pytest.importorskip("transformers", reason="transformers is not installed; the golden files stand for it")
+        pytest.importorskip(
+            "transformers", reason="transformers is not installed; the golden files stand for it"
+        )
     from make_golden import outputs as pytorch_outputs
 
     golden = np.load(GOLDEN / f"{name}.npz")

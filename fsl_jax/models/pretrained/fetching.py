@@ -59,12 +59,13 @@ def _local_or_hub(name_or_path: str) -> Path:
         return file
     if name_or_path == EMBEDDED:
         return embedded_file()
-    if _HUB_ID.fullmatch(name_or_path) and not file.suffix.startswith((".pth", ".pt", ".npz", ".safetensors", ".bin")):
+    if _HUB_ID.fullmatch(name_or_path) and not file.suffix.startswith(
+        (".pth", ".pt", ".npz", ".safetensors", ".bin")
+    ):
         return _from_hub(name_or_path)
-    choices = [EMBEDDED, *URLS]
     raise ValueError(
-        f"no weights {name_or_path!r}; {closest(name_or_path, choices)}; or give a .pth, .safetensors or .npz file, "
-        "a URL, or a Hugging Face id such as facebook/dinov2-small"
+        f"no weights {name_or_path!r}: give a .pth, .safetensors or .npz file, a URL, a Hugging Face id such as "
+        f"facebook/dinov2-small, or a name; {closest(name_or_path, [EMBEDDED, *URLS])}"
     )
 
 
@@ -113,7 +114,9 @@ def _check(file: Path, sha256: str, source: str | None = None) -> None:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if not digest.startswith(sha256):
-        raise ValueError(f"{source or file}: SHA-256 is {digest}; expected {sha256}: the file is damaged or another one")
+        raise ValueError(
+            f"{source or file}: SHA-256 is {digest}; expected {sha256}: the file is damaged or another one"
+        )
 
 
 def _from_hub(identity: str) -> Path:
@@ -121,7 +124,9 @@ def _from_hub(identity: str) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
-        raise ValueError(f"{identity!r} is a Hugging Face id: pip install 'fsl_jax[hub]', or give a file") from error
+        raise ValueError(
+            f"{identity!r} is a Hugging Face id: pip install 'fsl_jax[hub]', or give a file"
+        ) from error
     repository, _, revision = identity.partition("@")
     for name in _HUB_FILES:
         try:
@@ -129,5 +134,7 @@ def _from_hub(identity: str) -> Path:
         except EntryNotFoundError:
             continue  # an older repository has the second name
         except (OSError, ValueError) as error:
-            raise ValueError(f"cannot fetch {identity} from Hugging Face: {' '.join(str(error).split())}") from error
+            raise ValueError(
+                f"cannot fetch {identity} from Hugging Face: {' '.join(str(error).split())}"
+            ) from error
     raise ValueError(f"{identity} on Hugging Face has neither {' nor '.join(_HUB_FILES)}")

@@ -2,7 +2,10 @@
 
 import json
 import math
+import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,23 @@ _SAFE_DTYPES: dict[str, Any] = {
     "BOOL": "?",
 }
 _MOST_HEADER = 100_000_000
+# A wrong byte in a pickle, a zip or a header makes Python look up a wrong name, index, type or length.
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the readers of the standard library raise on a damaged file."""
 
 
 def read_arrays(file: Path) -> Arrays:
@@ -51,6 +71,11 @@ def read_arrays(file: Path) -> Arrays:
         named = _read(file)
     except Reason as reason:
         raise ValueError(f"{file}: {reason}") from reason
+    except DAMAGE as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{file}: truncated or damaged ({type(error).__name__}: {said}); fetch it again"
+        ) from error
     if not named:
         raise ValueError(f"{file}: no named arrays in it; expected a state dict")
     return _without_prefixes(named)
@@ -72,11 +97,8 @@ def _is_npz(file: Path) -> bool:
 
 
 def _read_npz(file: Path) -> Arrays:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise Reason(f"truncated, or not an .npz file of plain arrays ({error})") from error
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _read_safetensors(file: Path) -> Arrays:
@@ -86,12 +108,8 @@ def _read_safetensors(file: Path) -> Arrays:
     if len(content) < 8 or length > min(_MOST_HEADER, len(content) - 8):
         raise Reason("truncated, or not a safetensors file")
     body = memoryview(content)[8 + length :]
-    try:
-        header = json.loads(content[8 : 8 + length])
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        return {name: _safe_array(name, entry, body) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Reason(f"not a safetensors file: its header is damaged ({error})") from error
+    header = json.loads(content[8 : 8 + length])
+    return {name: _safe_array(name, entry, body) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _safe_array(name: str, entry: Mapping[str, Any], body: memoryview) -> np.ndarray:

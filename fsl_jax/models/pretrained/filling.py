@@ -12,7 +12,12 @@ _SHOWN = 8
 
 
 def filled(
-    arrays: Arrays, port: Port, places: Mapping[str, Place], expected: Mapping[str, Any], *, new: Sequence[str]
+    arrays: Arrays,
+    port: Port,
+    places: Mapping[str, Place],
+    expected: Mapping[str, Any],
+    *,
+    new: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Lays the arrays of a file out as variables.
 
@@ -60,8 +65,8 @@ def _put(found: dict, name: str, array: np.ndarray, kind: Any, expected: Mapping
         return f"fills {name}, which is filled already"
     if name in expected and own.shape != expected[name].shape:
         return f"has shape {array.shape}, as {name} {own.shape}; expected {expected[name].shape}"
-    if not np.issubdtype(np.asarray(own[..., :0], dtype=np.float32).dtype, np.floating):
-        return f"has dtype {array.dtype}"
+    if not np.issubdtype(np.result_type(array.dtype, np.float32), np.floating):
+        return f"has dtype {array.dtype}; expected real numbers"
     found[name] = np.ascontiguousarray(own, dtype=np.float32)
     return ""
 

@@ -78,7 +78,7 @@ def load(
       >>> load("no_such_network")  # doctest: +ELLIPSIS
       Traceback (most recent call last):
         ...
-      ValueError: no weights 'no_such_network'; known: efficientnet_lite0, ...
+      ValueError: no weights 'no_such_network': give a .pth, ...
     """
     file = locate(str(name_or_path), sha256=sha256)
     try:
@@ -88,26 +88,42 @@ def load(
 
 
 def _load(
-    file: Path, name: str, *, labels: int | None, key: Key | None, new: Sequence[str], options: Mapping[str, Any]
+    file: Path,
+    name: str,
+    *,
+    labels: int | None,
+    key: Key | None,
+    new: Sequence[str],
+    options: Mapping[str, Any],
 ) -> Loaded:
-    named = read_arrays(file)
+    loaded, head = _body(read_arrays(file), name, key=key, new=new, options=options)
+    if labels is None:
+        return loaded
+    body, variables, preprocess = loaded
+    dimensions = _dimensions(body, _one_photo(preprocess))
+    classifier = _classifier_head(head, dimensions=dimensions, labels=labels, key=key, name=name)
+    params = {"body": variables["params"], "head": classifier}
+    collections = {name: {"body": values} for name, values in variables.items() if name != "params"}
+    return Loaded(Classifier(body, labels), {"params": params, **collections}, preprocess)
+
+
+def _body(
+    named: Arrays, name: str, *, key: Key | None, new: Sequence[str], options: Mapping[str, Any]
+) -> tuple[Loaded, dict[str, np.ndarray]]:
+    """Returns the embedding network, and the file's classifier where it has one."""
     port = _port(named)
     of_file = port.options(named)
+    if caution := port.caution(named):
+        logging.warning("%s: %s", name, caution)
     body = _network(port, {**of_file, **options})
     preprocess = Preprocess(size=_side(of_file), channels=3, fit="crop", mean=port.mean, std=port.std)
-    images = jax.ShapeDtypeStruct((1, preprocess.size, preprocess.size, 3), jnp.float32)
+    images = _one_photo(preprocess)
     expected = jax.eval_shape(lambda: _first_values(body, images, jax.random.key(0)))
-    flat = filled(port.prepare(named), port, port.places(of_file), expected, new=new)
-    head = {path.removeprefix(_HEAD): flat.pop(path) for path in list(flat) if path.startswith(_HEAD)}
-    flat |= _made_anew(body, images, [path for path in expected if path not in flat], key, name)
-    variables = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(flat, sep="/"))
-    if labels is None:
-        return Loaded(body, variables, preprocess)
-    (embedding, _), _ = jax.eval_shape(lambda: body.init_with_output(jax.random.key(0), _zeros(images), statistics="running"))
-    classifier = _classifier_head(head, dimensions=embedding.shape[-1], labels=labels, key=key, name=name)
-    params = {"body": variables.pop("params"), "head": classifier}
-    collections = {collection: {"body": values} for collection, values in variables.items()}
-    return Loaded(Classifier(body, labels), {"params": params, **collections}, preprocess)
+    found = filled(port.prepare(named), port, port.places(of_file), expected, new=new)
+    head = {path.removeprefix(_HEAD): found.pop(path) for path in list(found) if path.startswith(_HEAD)}
+    made = _made_anew(body, images, [path for path in expected if path not in found], key, name)
+    variables = traverse_util.unflatten_dict({**found, **made}, sep="/")
+    return Loaded(body, jax.tree.map(jnp.asarray, variables), preprocess), head
 
 
 def _port(named: Arrays) -> Port:
@@ -115,7 +131,9 @@ def _port(named: Arrays) -> Port:
         if port.matches(named):
             return port
     shown = ", ".join(list(named)[:4])
-    raise ValueError(f"arrays such as {shown} are of no known network; known: {'; '.join(p.family for p in PORTS)}")
+    raise ValueError(
+        f"arrays such as {shown} are of no known network; known: {'; '.join(p.family for p in PORTS)}"
+    )
 
 
 def _network(port: Port, options: Mapping[str, Any]) -> nn.Module:
@@ -128,8 +146,19 @@ def _side(options: Mapping[str, Any]) -> int:
     return _SIDE // patch * patch
 
 
+def _one_photo(preprocess: Preprocess) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, preprocess.size, preprocess.size, preprocess.channels), jnp.float32)
+
+
 def _zeros(images: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.zeros(images.shape, images.dtype)
+
+
+def _dimensions(body: nn.Module, images: jax.ShapeDtypeStruct) -> int:
+    def embedding() -> jax.Array:
+        return body.init_with_output(jax.random.key(0), _zeros(images), statistics="running")[0][0]
+
+    return jax.eval_shape(embedding).shape[-1]
 
 
 def _first_values(body: nn.Module, images: jax.ShapeDtypeStruct, key: Key) -> dict[str, jax.Array]:
@@ -142,9 +171,9 @@ def _made_anew(
     """Returns first values of the parameters that the file is allowed to lack."""
     if not paths:
         return {}
-    logging.warning("%s: made anew, since the file lacks them: %s", name, ", ".join(paths))
     if key is None:
         raise ValueError(f"{', '.join(paths)} must be made anew: pass key=jax.random.key(...)")
+    logging.warning("%s: made anew, since the file lacks them: %s", name, ", ".join(paths))
 
     # Inside jit the forward pass, and all values that are not asked for, are dropped before they are computed.
     @jax.jit
@@ -159,11 +188,19 @@ def _classifier_head(
     found: Mapping[str, np.ndarray], *, dimensions: int, labels: int, key: Key | None, name: str
 ) -> dict[str, jax.Array]:
     """Returns the file's classifier, or a new one where its number of labels is another."""
-    shapes = {"kernel": (dimensions, labels), "bias": (labels,)}
-    if {part: array.shape for part, array in found.items()} == shapes:
+    if found and set(found) != {"kernel", "bias"}:
+        raise ValueError(f"half of the classifier is missing; there is {', '.join(found)}")
+    if found and found["bias"].shape == (labels,):
+        if found["kernel"].shape != (dimensions, labels):
+            raise ValueError(
+                f"the classifier takes {found['kernel'].shape[0]} dimensions, the network gives {dimensions}: "
+                "load without labels=, and train a head of your own"
+            )
         return {part: jnp.asarray(array) for part, array in found.items()}
-    had = f"has {found['kernel'].shape[-1]} labels" if "kernel" in found else "is not in the file"
-    logging.warning("%s: its classifier %s; made a new one with %d", name, had, labels)
+    had = f"has {len(found['bias'])} labels" if found else "is not in the file"
     if key is None:
-        raise ValueError(f"the classifier {had}, and one with {labels} must be made anew: pass key=jax.random.key(...)")
+        raise ValueError(
+            f"the classifier {had}, and one with {labels} must be made anew: pass key=jax.random.key(...)"
+        )
+    logging.warning("%s: its classifier %s; made a new one with %d", name, had, labels)
     return nn.Dense(labels).init(key, jnp.zeros((1, dimensions)))["params"]

@@ -11,7 +11,12 @@ Arrays = Mapping[str, np.ndarray]
 Kind = Literal["conv", "depthwise", "linear", "norm", "layer_norm", "patches", "array"]
 
 BODY, HEAD = "body", "head"
-_NORM = {"weight": "params:scale", "bias": "params:bias", "running_mean": "batch_stats:mean", "running_var": "batch_stats:var"}
+_NORM = {
+    "weight": "params:scale",
+    "bias": "params:bias",
+    "running_mean": "batch_stats:mean",
+    "running_var": "batch_stats:var",
+}
 _LINEAR = {"weight": "params:kernel", "bias": "params:bias"}
 _LEAVES: dict[Kind, dict[str, str]] = {
     "conv": _LINEAR,
@@ -51,6 +56,7 @@ class Port:
       std: The same.
       prepare: Makes of the file's arrays those that `places` speaks of.
       defaults: Options of the network that no array shows.
+      caution: What the user should know of these arrays, for the log; "" where nothing.
     """
 
     family: str
@@ -63,6 +69,7 @@ class Port:
     std: tuple[float, ...]
     prepare: Callable[[Arrays], Arrays] = dict
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    caution: Callable[[Arrays], str] = lambda named: ""
 
     def needs(self, name: str) -> bool:
         """Whether an array of this name is a parameter or a statistic."""

@@ -41,15 +41,21 @@ def _timm_places(options: dict) -> dict[str, Place]:
         "bn2": Place("top/norm", "norm"),
         "classifier": Place("head", "linear"),
     }
-    sources = [(f"blocks.{i}.{j}", stage.expansion) for i, stage in enumerate(STAGES) for j in range(stage.blocks)]
+    sources = [
+        (f"blocks.{i}.{j}", stage.expansion) for i, stage in enumerate(STAGES) for j in range(stage.blocks)
+    ]
     for number, (source, expansion) in enumerate(sources, start=1):
         path = f"block{number}"
         # Without a widening layer the narrowing one takes its name.
         names = ("conv_pw", "conv_dw", "conv_pwl") if expansion > 1 else ("", "conv_dw", "conv_pw")
-        parts = [(name, part) for name, part in zip(names, ("expand", "depthwise", "project"), strict=True) if name]
+        parts = [
+            (name, part) for name, part in zip(names, ("expand", "depthwise", "project"), strict=True) if name
+        ]
         for i, (name, part) in enumerate(parts, start=1):
             depthwise = part == "depthwise"
-            place = Place(f"{path}/{part}", "depthwise") if depthwise else Place(f"{path}/{part}/conv", "conv")
+            place = (
+                Place(f"{path}/{part}", "depthwise") if depthwise else Place(f"{path}/{part}/conv", "conv")
+            )
             places[f"{source}.{name}"] = place
             places[f"{source}.bn{i}"] = Place(f"{path}/{part}/norm", "norm")
     return places

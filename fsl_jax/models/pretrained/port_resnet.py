@@ -18,7 +18,10 @@ def _depth(blocks: tuple[int, ...], *, bottleneck: bool) -> int:
 def _blocks(named: Arrays, weight: str) -> tuple[int, ...]:
     """Counts the blocks of each stage that have this weight."""
     return tuple(
-        sum(weight.format(stage=stage, block=block) in named for block in range(max(map(max, DEPTHS.values()))))
+        sum(
+            weight.format(stage=stage, block=block) in named
+            for block in range(max(map(max, DEPTHS.values())))
+        )
         for stage in range(4)
     )
 
@@ -32,12 +35,20 @@ def _torchvision_options(named: Arrays) -> dict:
 
 def _from_zero(named: Arrays) -> Arrays:
     """Counts stages from 0, as Hugging Face does."""
-    return {f"layer{int(name[5]) - 1}{name[6:]}": array for name, array in named.items() if name.startswith("layer")}
+    return {
+        f"layer{int(name[5]) - 1}{name[6:]}": array
+        for name, array in named.items()
+        if name.startswith("layer")
+    }
 
 
 def _torchvision_places(options: dict) -> dict[str, Place]:
     bottleneck = options["depth"] >= FIRST_BOTTLENECK
-    places = {"conv1": Place("stem/conv", "conv"), "bn1": Place("stem/norm", "norm"), "fc": Place("head", "linear")}
+    places = {
+        "conv1": Place("stem/conv", "conv"),
+        "bn1": Place("stem/norm", "norm"),
+        "fc": Place("head", "linear"),
+    }
     for stage, blocks in enumerate(DEPTHS[options["depth"]], start=1):
         for block in range(blocks):
             source, path = f"layer{stage}.{block}", f"stage{stage}_block{block + 1}"
@@ -53,7 +64,11 @@ def _torchvision_places(options: dict) -> dict[str, Place]:
 
 def _hugging_face_options(named: Arrays) -> dict:
     counts = _blocks(named, "resnet.encoder.stages.{stage}.layers.{block}.layer.0.convolution.weight")
-    return {"depth": _depth(counts, bottleneck="resnet.encoder.stages.0.layers.0.layer.2.convolution.weight" in named)}
+    return {
+        "depth": _depth(
+            counts, bottleneck="resnet.encoder.stages.0.layers.0.layer.2.convolution.weight" in named
+        )
+    }
 
 
 def _hugging_face_places(options: dict) -> dict[str, Place]:
@@ -76,7 +91,8 @@ def _hugging_face_places(options: dict) -> dict[str, Place]:
 def _with_resnet_prefix(named: Arrays) -> Arrays:
     """Names the arrays of a body alone as those of a classifier."""
     return {
-        name if name.startswith(("resnet.", "classifier.")) else f"resnet.{name}": array for name, array in named.items()
+        name if name.startswith(("resnet.", "classifier.")) else f"resnet.{name}": array
+        for name, array in named.items()
     }
 
 

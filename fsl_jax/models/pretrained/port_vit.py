@@ -55,14 +55,12 @@ def _options(named: Arrays) -> dict:
     arrays = _prepared(named)
     width, _, patch, _ = arrays["patch_embed.proj.weight"].shape
     blocks = len({name.split(".")[1] for name in arrays if name.startswith("blocks.")})
-    for size, (known_width, known_blocks, _) in SIZES.items():
-        if (width, blocks) == (known_width, known_blocks):
-            break
-    else:
+    sizes = {(known.width, known.blocks): size for size, known in SIZES.items()}
+    if (width, blocks) not in sizes:
         raise ValueError(f"width {width} and {blocks} blocks are no ViT of size {', '.join(SIZES)}")
     registers = arrays.get("reg_token")
     return {
-        "size": size,
+        "size": sizes[width, blocks],
         "patch": patch,
         "positions": round((len(arrays["pos_embed"]) - 1) ** 0.5),
         "registers": 0 if registers is None else len(registers),
@@ -95,6 +93,16 @@ def _places(options: dict) -> dict[str, Place]:
     return places
 
 
+def _caution(named: Arrays) -> str:
+    """Warns where a file may be of the supervised models, which no array shows."""
+    if not {_renamed(name) for name in named} & {"head.weight", "head.bias"}:
+        return ""
+    return (
+        "a ViT with a classifier: took ImageNet's mean and std, as DeiT has; those of Google and timm's augreg have "
+        "dataclasses.replace(preprocess, mean=(0.5,), std=(0.5,))"
+    )
+
+
 def _matches(named: Arrays) -> bool:
     names = {_renamed(name) for name in named}
     return {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= names
@@ -110,6 +118,7 @@ PORTS = (
         # Of training with masks, of DINO's own head, and of an unused layer on the first token.
         unused=(r"mask_token", r"head\.(mlp|last_layer)\..*", r"pooler\..*"),
         prepare=_prepared,
+        caution=_caution,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     ),

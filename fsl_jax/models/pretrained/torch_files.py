@@ -51,7 +51,9 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> n
         raise Reason("damaged: a tensor without storage, or with a negative shape")
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride, strict=True))
     if math.prod(size) and last >= len(storage.values):
-        raise Reason(f"damaged: a tensor of shape {tuple(size)} reaches beyond its {len(storage.values)} values")
+        raise Reason(
+            f"damaged: a tensor of shape {tuple(size)} reaches beyond its {len(storage.values)} values"
+        )
     itemsize = storage.values.itemsize
     steps = tuple(step * itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(storage.values[offset:], size, steps, writeable=False)
@@ -83,7 +85,9 @@ class _Unpickler(pickle.Unpickler):
       storage: (dtype, key, length) -> the storage of that key.
     """
 
-    def __init__(self, stream: BinaryIO | io.BytesIO, storage: Callable[[np.dtype, str, int], _Storage]) -> None:
+    def __init__(
+        self, stream: BinaryIO | io.BytesIO, storage: Callable[[np.dtype, str, int], _Storage]
+    ) -> None:
         # Python 2 wrote the old files; with any other encoding their byte strings are an error.
         super().__init__(stream, encoding="latin1")
         self._storage = storage
@@ -118,19 +122,12 @@ def read_torch(file: Path) -> Any:
 
     Raises:
       Reason: The file is truncated, another format, or asks for a name that is no part of plain weights.
+      Exception: It is damaged; see `files.DAMAGE`.
     """
-    try:
-        if zipfile.is_zipfile(file):
-            return _read_zip(file)
-        with file.open("rb") as stream:
-            return _read_legacy(stream, file.stat().st_size)
-    except Reason:
-        raise
-    except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise Reason(f"truncated, or no checkpoint ({error}); fetch the file again") from error
-    # What a damaged pickle makes Python do is anybody's guess: a wrong opcode is a wrong type, index or attribute.
-    except (TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-        raise Reason(f"damaged: {error}; fetch the file again") from error
+    if zipfile.is_zipfile(file):
+        return _read_zip(file)
+    with file.open("rb") as stream:
+        return _read_legacy(stream, file.stat().st_size)
 
 
 def _read_zip(file: Path) -> Any:
@@ -191,7 +188,9 @@ def _check_legacy_magic(stream: BinaryIO) -> None:
         magic = None
     if magic != _LEGACY_MAGIC:
         stream.seek(0)
-        kind = "a tar file of the first torch" if tarfile.is_tarfile(stream) else "truncated, or no checkpoint"
+        kind = (
+            "a tar file of the first torch" if tarfile.is_tarfile(stream) else "truncated, or no checkpoint"
+        )
         raise Reason(f"{kind}; expected a file that torch.save, safetensors or numpy.savez wrote")
 
 
