@@ -46,7 +46,9 @@ def in_scan(function: Callable) -> Callable:
     return repeated
 
 
-def measure(photos: int, side: int, channels: int, formulation: str, runs: int) -> dict[str, float | str | list[int]]:
+def measure(
+    photos: int, side: int, channels: int, formulation: str, runs: int
+) -> dict[str, float | str | list[int]]:
     images = jax.random.normal(jax.random.key(0), (photos, side, side, channels))
     weights = 0.05 * jax.random.normal(jax.random.key(1), (3, 3, channels, 64))
 

@@ -58,11 +58,11 @@ def seconds_of(*functions: Callable[[], object], runs: int) -> list[float]:
     return [statistics.median(taken) for taken in times]
 
 
-def bare_product(points: np.ndarray, precision: str) -> Callable[[], None]:
-    """Returns a function that multiplies all with all in the evaluator's blocks, and keeps nothing."""
-    gallery = jnp.asarray(points, precision)
-    size = min(TILE // len(points) // 64 * 64, 1024, len(points))
-    blocks = [gallery[start : start + size] for start in range(0, len(points), size)]
+def bare_product(points: np.ndarray, precision: str, queries: int | None = None) -> Callable[[], None]:
+    """Returns a function that multiplies the first rows with all in the evaluator's blocks, and keeps nothing."""
+    gallery, count = jnp.asarray(points, precision), queries or len(points)
+    size = min(max(TILE // len(points) // 64 * 64, 64), 1024, count)
+    blocks = [gallery[start : min(start + size, count)] for start in range(0, count, size)]
     multiply = jax.jit(
         lambda block, gallery: jax.lax.dot_general(
             block, gallery, (((1,), (1,)), ((), ())), precision="highest", preferred_element_type=jnp.float32
@@ -143,22 +143,30 @@ def memory_now() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def against_product(photos: int, runs: int, precision: str, show: int) -> None:
-    """Compares all measures with the bare product, and tells the peak of memory above the embeddings."""
+def against_product(photos: int, runs: int, precision: str, show: int, queries: int | None = None) -> None:
+    """Compares all measures with the bare product, and tells the peak of memory above the embeddings.
+
+    Leave-one-out; with `queries` the first so many photos are searched in all, each without itself.
+    """
     points, labels = clustered(photos, 512)
+    sides = (
+        (points, None, labels, None)
+        if queries is None
+        else (points[:queries], points, labels[:queries], labels)
+    )
+    options = {"distance": "cosine", "precision": precision, "exclude_self": queries is not None}
     held = memory_now()
     start = time.perf_counter()
-    metrics = retrieval_metrics(points, None, labels, None, distance="cosine", precision=precision)
+    metrics = retrieval_metrics(*sides, **options)
     first = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     ours, product = seconds_of(
-        lambda: retrieval_metrics(points, None, labels, None, distance="cosine", precision=precision),
-        bare_product(points, precision),
-        runs=runs,
+        lambda: retrieval_metrics(*sides, **options), bare_product(points, precision, queries), runs=runs
     )
     tell(
         show=show,
         photos=photos,
+        queries=queries or photos,
         precision=precision,
         device=jax.devices()[0].device_kind,
         first_seconds=first,
@@ -193,7 +201,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--show", type=int, choices=range(1, 6), required=True)
-    parser.add_argument("--photos", type=int, help="default 4000 for show 2, 20000 for 3, 60502 for 4")
+    parser.add_argument("--photos", type=int, help="default 4000 for show 2, 20000 for 3, 1000000 for 4")
+    parser.add_argument("--queries", type=int, default=10_000, help="of show 4")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--devices", type=int, default=1, help="CPU devices that JAX makes")
     parser.add_argument("--peer-python", help="interpreter that has the peer")
@@ -218,7 +227,7 @@ def main() -> None:
         against_product(given.photos or 20_000, given.runs, "float32", show=3)
     elif given.show == 4:
         for precision in ("float32", "bfloat16"):
-            against_product(given.photos or 60_502, given.runs, precision, show=4)
+            against_product(given.photos or 1_000_000, given.runs, precision, show=4, queries=given.queries)
     else:
         frozen_pixels(given.root)
 

@@ -10,10 +10,9 @@ from ml_collections.config_dict import placeholder
 
 from fsl_jax.lookup import closest
 
-CONFIG_FOLDERS = (
-    Path(__file__).parent / "configs",  # beside the installed package
-    Path(__file__).parent.parent / "configs",  # in a checkout
-)
+_INSTALLED = Path(__file__).parent / "configs"
+CONFIG_FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
+"""Beside the installed package, or in the checkout."""
 
 
 def config_file(name: str) -> str:
@@ -24,7 +23,7 @@ def config_file(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    installed = {file.stem: file for folder in CONFIG_FOLDERS for file in sorted(folder.glob("*.py"))}
+    installed = {file.stem: file for file in sorted(CONFIG_FOLDER.glob("*.py"))}
     if Path(name).stem in installed and name in (Path(name).stem, f"configs/{Path(name).stem}.py"):
         return str(installed[Path(name).stem])
     raise ValueError(f"no config {name!r}; {closest(Path(name).stem, [*installed])}")
@@ -84,15 +83,14 @@ def base_config() -> ConfigDict:
             "seed": 1,
             "retrieval": True,
             "distance": "cosine",
-            # Whether gallery photos with the label and the domain (camera) of the query are ignored, as in VeRi-776.
-            "ignore_same_domain": False,
             # Classification from few photos on frozen embeddings; no ways is none.
             "grid": {
                 "ways": (5, 10),
                 "shots": (1, 2, 3),
                 "queries": 1,
                 "repetitions": 50,
-                "classifiers": ("1-nn", "prototype", "logistic"),
+                "classifiers": ("1-nn", "k-nn", "prototype", "logistic"),
+                "neighbours": 3,  # of "k-nn"
                 "during": False,
             },
         }
@@ -117,13 +115,32 @@ def _data() -> ConfigDict:
             "reading_threads": 8,
             "steps_ahead": 16,
             # Options of each source, under its name.
-            "catalogue": {"labels": 600, "photos": 6, "seed": 0},
+            "catalogue": {"labels": 600, "photos": 6, "seed": 0, "brands": 8},
             "image_folder": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
-            "csv_manifest": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
-            "omniglot": {"split_rule": "lake", "rotations": False, "lists": placeholder(str)},
-            "fashion_mnist": {"split_rule": "labels", "fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "csv_manifest": {
+                "fractions": (0.6, 0.2, 0.2),
+                "split_seed": 0,
+                "levels": placeholder(tuple),
+                "photos": placeholder(str),
+            },
+            "omniglot": {
+                "split_rule": "lake",
+                "split_seed": 0,
+                "val_characters": 96,
+                "rotations": False,
+                "lists": placeholder(str),
+                "inverted": True,
+                "resample": "antialias",
+            },
+            "fashion_mnist": {"split_rule": "labels", "fractions": (0.4, 0.3, 0.3), "split_seed": 0},
             "features": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0, "keep_splits": True},
-            "tfds": {"name": "", "fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "tfds": {
+                "name": "",
+                "image": "image",
+                "label": "label",
+                "fractions": (0.6, 0.2, 0.2),
+                "split_seed": 0,
+            },
         }
     )
     # What sources draw or shrink themselves has the size of the run.
@@ -131,6 +148,8 @@ def _data() -> ConfigDict:
     data.catalogue.channels = data.get_ref("channels")
     data.omniglot.side = data.get_ref("size")
     data.tfds.side = data.get_ref("size")
+    data.tfds.channels = data.get_ref("channels")
+    data.tfds.fit = data.get_ref("fit")
     return data
 
 

@@ -24,30 +24,29 @@ _MODE = flags.DEFINE_enum(
 )
 
 
-def _with_config_file(arguments: list[str]) -> list[str]:
-    """Replaces the name of an installed config by its file."""
-    found = list(arguments)
+def _config_argument(arguments: list[str]) -> tuple[int, str] | None:
+    """Finds the value of --config and where it stands: at this position, behind "=" where there is one."""
     for i, argument in enumerate(arguments):
-        if argument in ("--config", "-config") and i + 1 < len(arguments):
-            found[i + 1] = _found(arguments[i + 1])
-        elif argument.startswith("--config="):
-            found[i] = f"--config={_found(argument.removeprefix('--config='))}"
-    return found
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            if not equals and i + 1 == len(arguments):
+                raise ValueError("--config needs a file, such as --config configs/maml.py")
+            return (i, value) if equals else (i + 1, arguments[i + 1])
+    return None
 
 
-def _found(value: str) -> str:
+def _with_config_file(arguments: list[str]) -> tuple[list[str], Path]:
+    """Replaces the name of an installed config by its file, and names the default workdir after it."""
+    found = _config_argument(arguments)
+    if found is None:
+        return arguments, Path("runs")
+    position, value = found
     name, colon, preset = value.partition(":")
-    return f"{config_file(name)}{colon}{preset}"
-
-
-def _default_workdir(arguments: list[str]) -> Path:
-    value = next(
-        argument.removeprefix("--config=") if argument.startswith("--config=") else arguments[i + 1]
-        for i, argument in enumerate(arguments)
-        if argument.startswith(("--config=", "--config")) and not argument.startswith("--config.")
-    )
-    name, _, preset = value.partition(":")
-    return Path("runs") / "-".join(filter(None, (Path(name).stem, preset)))
+    flag, equals, _ = arguments[position].partition("=")
+    replaced = list(arguments)
+    is_inline = bool(equals) and flag in ("--config", "-config")
+    replaced[position] = f"{'--config=' if is_inline else ''}{config_file(name)}{colon}{preset}"
+    return replaced, Path("runs") / "-".join(filter(None, (Path(name).stem, preset)))
 
 
 def _parse(arguments: list[str]) -> None:
@@ -78,7 +77,8 @@ def run(arguments: list[str]) -> int:
     Raises:
       ValueError: What was asked for cannot be done; the message says why and what to do.
     """
-    arguments = [arguments[0], *_with_config_file(arguments[1:])]
+    given, default_workdir = _with_config_file(arguments[1:])
+    arguments = [arguments[0], *given]
     _parse(arguments)
     logging.set_verbosity(logging.WARNING)
     logging.use_absl_handler()
@@ -86,15 +86,15 @@ def run(arguments: list[str]) -> int:
     from fsl_jax import run as runs
 
     command = ["python", "-m", "fsl_jax.main", *arguments[1:]]
-    config = _CONFIG.value
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value or default_workdir)
     if _MODE.value == "evaluate":
         if _WORKDIR.value is None and config is None:
             raise ValueError("--mode=evaluate needs the --workdir of a training run")
-        return runs.evaluate(Path(_WORKDIR.value or _default_workdir(arguments)), config, command)
+        return runs.evaluate(workdir, config, command)
     if config is None:
         raise ValueError("give a --config, such as --config configs/maml.py")
     config.lock()
-    return runs.train(config, Path(_WORKDIR.value or _default_workdir(arguments)), command)
+    return runs.train(config, workdir, command)
 
 
 def main(arguments: list[str] | None = None) -> int:

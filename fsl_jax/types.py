@@ -88,7 +88,7 @@ class PerItem:
 
 @flax.struct.dataclass
 class Mean:
-    """A sum and a count, so that parts of a set can be added before the one division.
+    """A sum and a count, so that parts of a set can be added (over tasks, over devices) before the one division.
 
     Attributes:
       total: Sum of the values.
@@ -102,10 +102,6 @@ class Mean:
     def of(cls, values: Num[Array, "*n"]) -> "Mean":
         """Sums up an array."""
         return cls(jnp.sum(values, dtype=jnp.float32), jnp.asarray(values.size, jnp.float32))
-
-    def merge(self, other: "Mean") -> "Mean":
-        """Adds another part of the set."""
-        return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> Scalar:
         """Divides; NaN where nothing was counted."""

@@ -41,12 +41,14 @@ class Algorithm(Protocol):
     """A published method: model, loss and prediction.
 
     Attributes:
-      takes_episodes: Whether it learns from an `Episode` (tasks are spread over the devices) or from a `Batch`.
       body_place: Where in its variables the embedding network's lie, for pretrained weights.
     """
 
-    takes_episodes: bool
     body_place: tuple[str, ...]
+
+    @property
+    def way(self) -> int | None:
+        """Labels of a task that it can be asked about; None for any number."""
 
     def init(self, key: Key, sample: Batch | Episode) -> Variables:
         """Makes the first variables; `sample` has prepared photos."""
@@ -127,8 +129,12 @@ class EpisodeAlgorithm:
     network: nn.Module
     norm: str
     chunk: int = 0
-    takes_episodes = True
     body_place: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def way(self) -> int | None:
+        """Labels of a task that it can be asked about; None for any number."""
+        return None
 
     def task_loss(
         self, params: Params, collections: Collections, task: Episode, key: Key

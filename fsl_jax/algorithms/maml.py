@@ -61,6 +61,11 @@ class MAML(EpisodeAlgorithm):
                 "expected at least 1 and 0"
             )
 
+    @property
+    def way(self) -> int:
+        """Logits of its head."""
+        return self.network.labels
+
     def adapted(
         self, params: Params, collections: Collections, support: Batch, *, steps: int, training: bool
     ) -> tuple[Params, tuple[Array, Collections]]:

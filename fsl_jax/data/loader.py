@@ -10,11 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 
-from fsl_jax.data.read import Fit, read_photo
+from fsl_jax.data.read import Fit, read_row
 from fsl_jax.data.table import Table
 from fsl_jax.mesh import rows_sharding
 from fsl_jax.sampling.episodes import EpisodePlan, LabelRows
 from fsl_jax.types import Episode, Key
+
+PLANNED = 256
+"""Steps whose rows are planned at once; at the end of these the readers start anew."""
 
 
 @flax.struct.dataclass
@@ -61,12 +64,12 @@ class StreamingReader:
         with jax.default_device(self._cpu):
             columns = LabelRows.of(self.table)
             key = jax.device_put(self.key, self._cpu)
-            self._rows = jax.jit(lambda step: self.plan.rows(columns, key, step))
+            self._rows = jax.jit(jax.vmap(lambda step: self.plan.rows(columns, key, step)))
 
-    def rows(self, step: int) -> Int[np.ndarray, "tasks way photos"]:
-        """Returns the rows of one step."""
+    def rows(self, step: int, count: int) -> Int[np.ndarray, "count tasks way photos"]:
+        """Returns the rows of the steps from `step` on."""
         with jax.default_device(self._cpu):
-            return np.asarray(self._rows(np.int32(step)))
+            return np.asarray(self._rows(np.arange(step, step + count, dtype=np.int32)))
 
     def inputs(self, step: int, count: int) -> StreamedPhotos:
         """Returns the photos of the steps from `step` on, spread over the devices by task."""
@@ -89,15 +92,14 @@ class StreamingReader:
 
     def _read_from(self, step: int) -> Iterator[np.ndarray]:
         while True:
-            rows = np.stack([self.rows(step + i) for i in range(self.ahead)])
-            yield from self._read(rows)
-            step += self.ahead
+            yield from self._read(self.rows(step, PLANNED))
+            step += PLANNED
 
     def _read(self, rows: Int[np.ndarray, "steps tasks way photos"]) -> Iterator[np.ndarray]:
         import grain
 
         a_step = rows[0].size
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=2 * a_step)
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.ahead * a_step)
         photos = (
             grain.MapDataset.source(rows.reshape(-1)).map(self.photo).to_iter_dataset(options).batch(a_step)
         )
@@ -106,6 +108,4 @@ class StreamingReader:
 
     def photo(self, row: int) -> UInt8[np.ndarray, "h w c"]:
         """Reads the photo of a row."""
-        if self.table.images is not None:
-            return self.table.images[row]
-        return read_photo(self.table.file(int(row)), size=self.size, channels=self.channels, fit=self.fit)
+        return read_row(self.table, int(row), size=self.size, channels=self.channels, fit=self.fit)

@@ -81,6 +81,11 @@ def _check_options(size: int, channels: int, fit: str) -> None:
         raise ValueError(f"fit is {fit!r}; expected one of {', '.join(get_args(Fit))}")
 
 
+def _check_unreadable(unreadable: str) -> None:
+    if unreadable not in get_args(Unreadable):
+        raise ValueError(f"unreadable is {unreadable!r}; expected one of {', '.join(get_args(Unreadable))}")
+
+
 def _least_size(size: int, fit: Fit) -> Callable[[int, int], tuple[int, int]]:
     """Returns how many pixels of a (width, height) photo the decoder must keep."""
 
@@ -206,8 +211,7 @@ def read_all(table: Table, *, size: int, channels: int, fit: Fit, unreadable: Un
       ValueError: Photos are unreadable and are not to be dropped, or all of them are.
     """
     _check_options(size, channels, fit)
-    if unreadable not in get_args(Unreadable):
-        raise ValueError(f"unreadable is {unreadable!r}; expected one of {', '.join(get_args(Unreadable))}")
+    _check_unreadable(unreadable)
     if table.images is not None and table.images.shape[1:] == (size, size, channels):
         return table
     images, broken = read_rows(table, range(len(table)), size=size, channels=channels, fit=fit)
@@ -235,16 +239,21 @@ def read_rows(
 
     def read(position: int) -> str | None:
         row = rows[position]
-        return _reason(lambda: images.__setitem__(position, _read_row(table, row, size, channels, fit)))
+        return _reason(
+            lambda: images.__setitem__(position, read_row(table, row, size=size, channels=channels, fit=fit))
+        )
 
     reasons = in_threads(read, range(len(rows)), description=description)
     return images, [(position, reason) for position, reason in enumerate(reasons) if reason]
 
 
-def _read_row(table: Table, row: int, size: int, channels: int, fit: Fit) -> UInt8[np.ndarray, "s s c"]:
+def read_row(table: Table, row: int, *, size: int, channels: int, fit: Fit) -> UInt8[np.ndarray, "s s c"]:
+    """Reads the photo of a row, from its file or from the table's array, as a square of this size."""
     if table.images is None:
         return read_photo(table.file(row), size=size, channels=channels, fit=fit)
     array = table.images[row]
+    if array.shape == (size, size, channels):
+        return array
     image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
     return fit_photo(image, size=size, channels=channels, fit=fit)
 
@@ -273,6 +282,7 @@ def without_broken(
     Raises:
       ValueError: Photos are not to be dropped, or all of them are broken.
     """
+    _check_unreadable(unreadable)
     message = f"{table.source}: {len(broken)} of {len(table)} photos cannot be read: {_some(table, broken)}"
     if unreadable == "refuse":
         raise ValueError(f"{message}; mend them, or leave them out with --config.data.unreadable=drop")

@@ -68,8 +68,3 @@ class ResidentReader:
 
     def close(self) -> None:
         """Has nothing to stop."""
-
-
-def resident_bytes(table: Table, *, size: int, channels: int) -> int:
-    """Returns how much memory a table takes on each device."""
-    return len(table) * size * size * channels

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from fsl_jax.data.augment import Preprocess
-from fsl_jax.data.read import Fit, read_photo
+from fsl_jax.data.read import Fit, read_row
 from fsl_jax.data.table import Table
 from fsl_jax.mesh import rows_sharding
 from fsl_jax.progress import track
@@ -25,12 +25,12 @@ def photo_blocks(
 
     def photo(row: int) -> np.ndarray:
         fit: Fit = preprocess.fit  # type: ignore[assignment]
-        return read_photo(table.file(row), size=preprocess.size, channels=preprocess.channels, fit=fit)
+        return read_row(table, row, size=preprocess.size, channels=preprocess.channels, fit=fit)
 
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(table), block):
             rows = range(start, min(start + block, len(table)))
-            if table.images is not None:
+            if table.has_features and table.images is not None:
                 images = table.images[rows.start : rows.stop]
             else:
                 images = np.stack(list(threads.map(photo, rows)))

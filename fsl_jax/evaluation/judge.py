@@ -1,8 +1,8 @@
 """Judges a model on one split: few-shot accuracy on fixed episodes, and retrieval by its embeddings."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from fsl_jax.algorithms.base import Algorithm, Variables
 from fsl_jax.data.augment import Preprocess, prepare_episode
+from fsl_jax.data.read import read_row
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import probe, report, retrieval
 from fsl_jax.evaluation.embed import embed_table
@@ -50,20 +51,30 @@ class Judge:
     make_reader: MakeReader
 
     def __post_init__(self) -> None:
+        if self.algorithm.way not in (None, self.config.way):
+            raise ValueError(
+                f"config.eval.way is {self.config.way}, but this method's head has {self.algorithm.way} labels: "
+                "train with the same --config.episode.way"
+            )
         settings, devices = self.config, self.mesh.size
         at_once = -(-EPISODES_AT_ONCE // devices) * devices
         self.plan = episode_sampling.make(
             self.table, tasks=at_once, way=settings.way, shot=settings.shot, queries=settings.queries
         )
-        self._reader = self.make_reader(self.table, self.plan, named_key(settings.seed, "evaluate"))
-        self._on_episodes = EpisodeEvaluator(
+        self._at_once = at_once
+        self._embed = jax.jit(self._embeddings)
+
+    @functools.cached_property
+    def _on_episodes(self) -> EpisodeEvaluator:
+        """Puts the split on the devices when it is first asked about."""
+        reader = self.make_reader(self.table, self.plan, named_key(self.config.seed, "evaluate"))
+        return EpisodeEvaluator(
             self.algorithm,
-            self._reader,
+            reader,
             lambda episode: prepare_episode(episode, self.preprocess, None, None),
             mesh=self.mesh,
-            at_once=at_once,
+            at_once=self._at_once,
         )
-        self._embed = jax.jit(self._embeddings)
 
     def _embeddings(self, variables: Variables, images: Array) -> Float[Array, "b d"]:
         return self.algorithm.outputs(variables, self.preprocess(images))["embedding"]
@@ -78,7 +89,7 @@ class Judge:
             means = found.means()
             figures |= {name: means[name] for name in ("mAP", "R@1")}
             if self.config.grid.during and self._cells():
-                figures |= self._grid(embeddings, *self._cells()).metrics()
+                figures |= _grid_figures(self._grid(embeddings, *self._cells()))
         return figures
 
     def final(self, variables: Variables) -> tuple[dict[str, float | int | str | bool], list[report.Part]]:
@@ -111,7 +122,7 @@ class Judge:
             parts += self._retrieval_parts(found, embeddings)
             if self._cells():
                 grid = self._grid(embeddings, *self._cells())
-                figures |= {f"frozen/{name}": value for name, value in grid.metrics().items()}
+                figures |= _grid_figures(grid)
                 parts += _grid_parts(grid)
         return figures, parts
 
@@ -140,6 +151,7 @@ class Judge:
             repetitions=settings.repetitions,
             distance=self.config.distance,
             classifiers=tuple(settings.classifiers),
+            neighbours=settings.neighbours if "k-nn" in settings.classifiers else None,
         )
 
     def _here(self, variables: Variables) -> Variables:
@@ -169,25 +181,15 @@ class Judge:
         embeddings, labels = self.embeddings(variables), self.table.label.codes
         queries, gallery = self._sides
         found = retrieval.retrieval_per_query(
-            embeddings[queries],
+            embeddings if gallery is None else embeddings[queries],
             None if gallery is None else embeddings[gallery],
             labels[queries],
             None if gallery is None else labels[gallery],
             distance=self.config.distance,
             devices=list(self.mesh.devices.flat),
             progress=Counter("searching", unit="queries"),
-            **self._groups(queries, gallery),
         )
         return found, embeddings
-
-    def _groups(self, queries: np.ndarray, gallery: np.ndarray | None) -> dict[str, Any]:
-        """Returns the domains, where photos of the query's own domain and label are to be ignored."""
-        if not self.config.ignore_same_domain:
-            return {}
-        if self.table.domain is None:
-            raise ValueError(f"config.eval.ignore_same_domain is set, but {self.table.source} has no domains")
-        codes = self.table.domain.codes
-        return {"query_groups": codes[queries], "gallery_groups": None if gallery is None else codes[gallery]}
 
     def _base_rate(self) -> float:
         """Returns the mAP of embeddings that are all equal: the mean share of matches in the gallery."""
@@ -220,12 +222,8 @@ class Judge:
         return self.preprocess.size, self.preprocess.size, self.preprocess.channels
 
     def _photo(self, row: int) -> np.ndarray:
-        if self.table.images is not None:
-            return self.table.images[row]
-        from fsl_jax.data.read import read_photo
-
         size, channels, fit = self.preprocess.size, self.preprocess.channels, self.preprocess.fit
-        return read_photo(self.table.file(row), size=size, channels=channels, fit=fit)  # type: ignore[arg-type]
+        return read_row(self.table, int(row), size=size, channels=channels, fit=fit)  # type: ignore[arg-type]
 
     def _retrieval_parts(
         self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]
@@ -241,7 +239,7 @@ class Judge:
         if not found.has_match.any() or k < 1:
             return []
         nearest = retrieval.nearest(
-            embeddings[queries],
+            embeddings if gallery is None else embeddings[queries],
             None if gallery is None else embeddings[gallery],
             k=k,
             distance=self.config.distance,
@@ -267,6 +265,15 @@ class Judge:
         means = retrieval.metrics_by_category(found, categories)
         bars = {str(category): (m["mAP"], int(m["queries"])) for category, m in means.items()}
         return [report.bars_by_category(f"mAP by {name}", bars)]
+
+
+def _grid_figures(grid: probe.FewShotGrid) -> Figures:
+    """Names each cell "frozen/<classifier>/<way>way_<shot>shot", and its interval the same with "_ci95" behind."""
+    figures: Figures = {}
+    for row in grid.rows():
+        name = f"frozen/{row['classifier']}/{row['way']}way_{row['shot']}shot"
+        figures |= {name: row["accuracy"], f"{name}_ci95": row["ci95"]}
+    return figures
 
 
 def _grid_parts(grid: probe.FewShotGrid) -> list[report.Part]:

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from fsl_jax.ops.norm import l2_normalise
+
 
 def squared_euclidean(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> Float[Array, "a b"]:
     """Returns |left - right|^2 by the product form, never below 0.
@@ -15,15 +17,9 @@ def squared_euclidean(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> 
     return jnp.maximum(norms - 2 * cross, 0.0)
 
 
-def unit(embeddings: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Scales each row to length 1; a zero row stays zero, with a zero gradient."""
-    squares = jnp.sum(jnp.square(embeddings), axis=-1, keepdims=True)
-    return embeddings * jnp.where(squares > 0, lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-
-
 def cosine(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> Float[Array, "a b"]:
     """Returns 1 - cosine similarity, from 0 to 2; 1 where a row is zero."""
-    return 1.0 - jnp.matmul(unit(left), unit(right).T, precision=lax.Precision.HIGHEST)
+    return 1.0 - jnp.matmul(l2_normalise(left), l2_normalise(right).T, precision=lax.Precision.HIGHEST)
 
 
 DISTANCES = {"squared_euclidean": squared_euclidean, "cosine": cosine}

@@ -1,6 +1,6 @@
 """The four-layer convolutional network of the few-shot papers, in each paper's variant."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from fsl_jax.ops.conv import Formulation, Padding
 from fsl_jax.ops.pool import max_pool
 
 Reduction = Literal["stride", "max_pool"]
+Readout = Literal["flatten", "mean"]
 
 
 class Conv4(nn.Module):
@@ -43,7 +44,7 @@ class Conv4(nn.Module):
 
     filters: int
     reduction: Reduction
-    readout: Literal["flatten", "mean"]
+    readout: Readout
     norm: NormMode
     norm_scale: bool = True
     norm_after_relu: bool = False
@@ -66,6 +67,12 @@ class Conv4(nn.Module):
         Returns:
           Embedding, and the maps after each block by name ("block1" to "block4").
         """
+        for name, value, known in (
+            ("reduction", self.reduction, Reduction),
+            ("readout", self.readout, Readout),
+        ):
+            if value not in get_args(known):
+                raise ValueError(f"{name} is {value!r}; known: {', '.join(get_args(known))}")
         features, intermediates = images.astype(self.dtype), {}
         for i in range(4):
             features = self._block(features, i, statistics)

@@ -5,17 +5,15 @@ from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from fsl_jax.models.layers import Statistics, at_least_float32
+from fsl_jax.ops.norm import l2_normalise
 
 Pooling = Literal["average", "max", "gem"]
 Activation = Literal["none", "relu", "leaky_relu", "sigmoid"]
 
 _GEM_FLOOR = 1e-6
-_LEAST_SQUARE = 1e-24
-"""Of a row that is scaled to length 1: shorter than 1e-12 counts as zero."""
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "none": lambda features: features,
     "relu": nn.relu,
@@ -84,12 +82,6 @@ class GlobalPool(nn.Module):
         power = self.param("power", nn.initializers.constant(3.0), ())
         # The floor keeps f^p differentiable: at 0 the gradient to p would be log 0.
         return jnp.mean(jnp.maximum(wide, _GEM_FLOOR) ** power, axis=(1, 2)) ** (1 / power)
-
-
-def l2_normalise(embedding: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Scales each row to length 1; a row of zeros stays, with gradient 0."""
-    squares = jnp.sum(jnp.square(embedding), axis=-1, keepdims=True)
-    return embedding * lax.rsqrt(jnp.maximum(squares, _LEAST_SQUARE))
 
 
 class Head(nn.Module):

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +215,10 @@ def conv2d(
     """
     if images.shape[-1] != weights.shape[2]:
         raise ValueError(f"photos have {images.shape[-1]} channels, the kernel takes {weights.shape[2]}")
+    if formulation not in get_args(Formulation):
+        raise ValueError(f"formulation is {formulation!r}; known: {', '.join(get_args(Formulation))}")
+    if not isinstance(padding, int) and padding not in ("SAME", "VALID"):
+        raise ValueError(f"padding is {padding!r}; known: SAME, VALID, or a number of zeros on each side")
     side, kernel = images.shape[1:3], weights.shape[:2]
     pads = tuple(_pads(padding, extent, window, stride) for extent, window in zip(side, kernel, strict=True))
     geometry = _Geometry(stride, pads, kernel, side, formulation)  # type: ignore[arg-type]

@@ -54,3 +54,10 @@ def group_normalise(
     normal = ((grouped - mean) * lax.rsqrt(variance + epsilon)).reshape(features.shape)
     scaled = normal * (1 if scale is None else scale.reshape(1, 1, 1, -1))
     return (scaled + (0 if bias is None else bias.reshape(1, 1, 1, -1))).astype(features.dtype)
+
+
+def l2_normalise(embeddings: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Scales each row to length 1; a zero row stays zero, with a zero gradient."""
+    squares = jnp.sum(jnp.square(embeddings), axis=-1, keepdims=True)
+    # Twice `where`: a gradient of infinity times 0 would be NaN.
+    return embeddings * jnp.where(squares > 0, lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)

@@ -44,6 +44,8 @@ def max_pool(images: Float[Array, "n h w c"], *, window: int, stride: int) -> Fl
     Raises:
       ValueError: The window is larger than the feature map.
     """
+    if not 1 <= window <= 11:
+        raise ValueError(f"window is {window}; expected 1 to 11")
     if min(images.shape[1:3]) < window:
         raise ValueError(
             f"a {window} x {window} window does not fit a {images.shape[1]} x {images.shape[2]} map"
@@ -55,6 +57,8 @@ def max_pool(images: Float[Array, "n h w c"], *, window: int, stride: int) -> Fl
     tiles = _tiles(images, window)
     frozen = jax.lax.stop_gradient(tiles)
     largest = jnp.max(frozen, axis=(2, 4), keepdims=True)
-    order = jnp.where(frozen == largest, _tile_order(window), window * window)
+    # A NaN is the largest value, as for `jnp.max`: it must be seen, not lost.
+    chosen = (frozen == largest) | jnp.isnan(frozen)
+    order = jnp.where(chosen, _tile_order(window), window * window)
     first = jnp.min(order, axis=(2, 4), keepdims=True)
     return jnp.sum(jnp.where(_tile_order(window) == first, tiles, 0), axis=(2, 4))

@@ -126,7 +126,7 @@ def make(table: Table, *, tasks: int, way: int, shot: int, queries: int) -> Epis
     if labels < way:
         raise ValueError(
             f"{way}-way episodes need {way} labels, but split {splits!r} of {table.source} has {labels}: "
-            "lower the way, or give this split more labels"
+            "lower --config.episode.way and --config.eval.way, or give this split more labels"
         )
     count = table.label.counts()
     poorest = int(np.argmin(count))

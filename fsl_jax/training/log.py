@@ -134,6 +134,15 @@ class Progress:
             say(f"step {step:,} of {self._steps:,}  {figures}  {left:.0f} s left")
             self._said = time.perf_counter()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Takes the bar away while another one is shown."""
+        if self._bar is not None:
+            self._bar.stop()
+        yield
+        if self._bar is not None:
+            self._bar.start()
+
     def note(self, message: str) -> None:
         """Prints a line that stays."""
         if self._bar is not None:

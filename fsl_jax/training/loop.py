@@ -115,7 +115,8 @@ class Loop:
             f"the checkpoint of step {kept:,} is kept" if kept is not None else "no checkpoint was saved yet"
         )
         raise Diverged(
-            f"step {step + bad + 1:,}: loss {metrics['loss'][bad]}, gradient norm {metrics['gradient_norm'][bad]}; "
+            f"step {step + bad + 1:,}: loss {metrics['loss'][bad]}, gradient norm {metrics['gradient_norm'][bad]}, "
+            f"parameter norm {metrics['parameter_norm'][bad]}; "
             f"{where}. Lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm"
         )
 
@@ -123,8 +124,10 @@ class Loop:
         if self.clock.logs(step):
             self.log.write(step, averages.take())
         figures = None
-        if self.clock.evaluates(step):
-            figures = self.evaluate(state)
+        # Who asked for a stop may not wait for an evaluation.
+        if self.clock.evaluates(step) and self.stop.asked_by is None:
+            with self.progress.aside():
+                figures = self.evaluate(state)
             self.log.write(step, {f"eval/{name}": value for name, value in figures.items()})
             shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
             self.progress.note(f"step {step:,}  evaluation: {shown}")

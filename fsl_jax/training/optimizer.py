@@ -94,21 +94,16 @@ def make(config: ConfigDict, params: Params, *, steps: int) -> optax.GradientTra
     Raises:
       ValueError: A name is unknown, or a rule matches nothing.
     """
-    parts = []
-    if config.clip_value:
-        parts.append(optax.clip(config.clip_value))
-    if config.clip_norm:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
-    base = optax.chain(*parts, _base(config, schedule(config, steps=steps)))
+    clips = [optax.clip(config.clip_value)] if config.clip_value else []
+    clips += [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    base = _base(config, schedule(config, steps=steps))
     if not config.rules:
-        return base
+        return optax.chain(*clips, base)
     factors = rates_by_name(params, [tuple(rule) for rule in config.rules])
     labels = jax.tree.map(str, factors)
-    kinds = {str(factor): factor for factor in jax.tree.leaves(factors)}
-    return optax.partition(
-        {
-            label: optax.chain(base, optax.scale(factor)) if factor else optax.set_to_zero()
-            for label, factor in kinds.items()
-        },
-        labels,
-    )
+    kinds = {
+        str(factor): optax.chain(base, optax.scale(factor)) if factor else optax.set_to_zero()
+        for factor in jax.tree.leaves(factors)
+    }
+    # Clipped before it is parted: a norm is of all parameters, not of those that share a rule.
+    return optax.chain(*clips, optax.partition(kinds, labels))

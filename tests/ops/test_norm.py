@@ -1,5 +1,6 @@
 """Normalisation against NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,3 +38,12 @@ def test_bfloat16_features_keep_their_dtype_and_are_summed_in_float32():
     mean, variance = norm.moments(narrow)
     assert mean.dtype == variance.dtype == jnp.float32
     assert norm.normalise(narrow, mean, variance, None, None, epsilon=1e-5).dtype == jnp.bfloat16
+
+
+def test_rows_of_length_one_and_zero_rows_with_a_zero_gradient():
+    rows = jnp.asarray([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(norm.l2_normalise(rows), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    gradient = jax.grad(lambda e: jnp.sum(norm.l2_normalise(e) * jnp.asarray([1.0, 2.0])[None]))(rows)
+    np.testing.assert_array_equal(gradient[1], 0)
+    # d(u . v)/dv = (u - (u . w) w) / |v| with w the unit row.
+    np.testing.assert_allclose(gradient[0], (np.array([1, 2]) - 2.2 * np.array([0.6, 0.8])) / 5, rtol=1e-5)

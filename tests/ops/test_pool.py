@@ -40,3 +40,16 @@ def test_the_first_of_equal_values_takes_the_gradient():
 def test_a_window_larger_than_the_map_is_named():
     with pytest.raises(ValueError, match="3 x 3 window does not fit a 2 x 2 map"):
         max_pool(jnp.ones((1, 2, 2, 1)), window=3, stride=3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_nan_is_seen_and_not_lost(stride):
+    images = jnp.zeros((1, 4, 4, 1)).at[0, 0, 1, 0].set(jnp.nan)
+    pooled = max_pool(images, window=2, stride=stride)
+    assert bool(jnp.isnan(pooled[0, 0, 0, 0]))
+    assert bool(jnp.isfinite(pooled[0, -1, -1, 0]))
+
+
+def test_a_window_too_large_to_be_counted_is_named():
+    with pytest.raises(ValueError, match="window is 12; expected 1 to 11"):
+        max_pool(jnp.ones((1, 24, 24, 1)), window=12, stride=12)

@@ -81,6 +81,31 @@ def resnet_outputs(name):
     }
 
 
+def resnet12_outputs(name):
+    """Computes ResNet-12 from its state dict."""
+    state = {key: torch.from_numpy(value) for key, value in model_state(name).items()}
+
+    def layer(maps, conv, norm):
+        weight = state[f"{conv}.weight"]
+        maps = nn.functional.conv2d(maps, weight, padding=weight.shape[-1] // 2)
+        statistics = (state[f"{norm}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias"))
+        return nn.functional.batch_norm(maps, *statistics)
+
+    maps, seen = torch.from_numpy(random_photos(name)), {}
+    for block in range(1, 5):
+        key, found = f"layer{block}.0", maps
+        for i in (1, 2):
+            found = nn.functional.leaky_relu(layer(found, f"{key}.conv{i}", f"{key}.bn{i}"), 0.1)
+        found = layer(found, f"{key}.conv3", f"{key}.bn3") + layer(
+            maps, f"{key}.downsample.0", f"{key}.downsample.1"
+        )
+        maps = seen[f"block{block}"] = nn.functional.max_pool2d(nn.functional.leaky_relu(found, 0.1), 2)
+    seen["embedding"] = maps.mean((2, 3))
+    return {
+        key: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy() for key, value in seen.items()
+    }
+
+
 def efficientnet_outputs(name):
     """Computes EfficientNet-Lite0 from its state dict, block by block, padded as TensorFlow does."""
     state = {key: torch.from_numpy(value) for key, value in model_state(name).items()}
@@ -177,9 +202,10 @@ def vit_outputs(name):
 
 def outputs(name):
     """Every block's output and the embedding of a named model."""
-    if name == "efficientnet_lite0":
-        return efficientnet_outputs(name)
-    return (resnet_outputs if name.startswith("resnet") else vit_outputs)(name)
+    if name in VITS:
+        return vit_outputs(name)
+    others = {"efficientnet_lite0": efficientnet_outputs, "resnet12": resnet12_outputs}
+    return others.get(name, resnet_outputs)(name)
 
 
 def small_tensors():
@@ -215,7 +241,7 @@ def write_small_files():
 
 def main():
     GOLDEN.mkdir(exist_ok=True)
-    for name in sys.argv[1:] or ["resnet18", "resnet50", "efficientnet_lite0", *VITS]:
+    for name in sys.argv[1:] or ["resnet12", "resnet18", "resnet50", "efficientnet_lite0", *VITS]:
         np.savez(GOLDEN / f"{name}.npz", **{key: stored(value) for key, value in outputs(name).items()})
     write_small_files()
 

@@ -51,6 +51,19 @@ def vit_shapes(*, width, blocks, patch, positions, registers=0, layer_scale=Fals
     return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
 
 
+def resnet12_shapes():
+    """Names and shapes of ResNet-12 as FEAT and easy-few-shot-learning call them."""
+    shapes, channels = {}, 3
+    for block, filters in enumerate((64, 160, 320, 640), start=1):
+        for layer, given in enumerate((channels, filters, filters), start=1):
+            shapes[f"layer{block}.0.conv{layer}.weight"] = (filters, given, 3, 3)
+            shapes |= _norm(f"layer{block}.0.bn{layer}", filters)
+        shapes[f"layer{block}.0.downsample.0.weight"] = (filters, channels, 1, 1)
+        shapes |= _norm(f"layer{block}.0.downsample.1", filters)
+        channels = filters
+    return shapes
+
+
 LITE0 = (
     # blocks, kernel, stride, expansion, filters
     (1, 3, 1, 1, 16),
@@ -90,6 +103,7 @@ VITS = {
 SIDES = {
     "resnet18": 64,
     "resnet50": 64,
+    "resnet12": 36,
     "efficientnet_lite0": 75,
     "dino_s16": 64,
     "dinov2_s14": 56,
@@ -119,9 +133,10 @@ def random_state(shapes, seed):
 
 def model_state(name):
     """The state dict of a named model."""
-    if name.startswith("resnet"):
-        return random_state(resnet_shapes(int(name[6:])), seed=7)
-    return random_state(lite0_shapes() if name == "efficientnet_lite0" else vit_shapes(**VITS[name]), seed=7)
+    if name in VITS:
+        return random_state(vit_shapes(**VITS[name]), seed=7)
+    others = {"efficientnet_lite0": lite0_shapes, "resnet12": resnet12_shapes}
+    return random_state(others[name]() if name in others else resnet_shapes(int(name[6:])), seed=7)
 
 
 def random_photos(name, count=2):

@@ -62,6 +62,12 @@ def test_clipping_by_value_and_by_norm():
     np.testing.assert_allclose(one_update(clip_norm=1.0)["body"]["bias"], -0.5 / np.sqrt(10), rtol=1e-6)
 
 
+def test_a_norm_is_clipped_over_all_parameters_also_with_rules():
+    updates = one_update(clip_norm=1.0, rules=((".*/kernel", 2.0),))
+    np.testing.assert_allclose(updates["body"]["bias"], -0.5 / np.sqrt(10), rtol=1e-6)
+    np.testing.assert_allclose(updates["body"]["kernel"], -1.0 / np.sqrt(10), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

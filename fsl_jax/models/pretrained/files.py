@@ -17,7 +17,7 @@ from fsl_jax.models.pretrained.torch_files import Reason, read_torch
 
 Arrays = dict[str, np.ndarray]
 
-NESTED_UNDER = ("state_dict", "model_state_dict", "model", "teacher")
+NESTED_UNDER = ("state_dict", "model_state_dict", "model", "teacher", "params")
 """Where training programs put the weights among other things; the first that is there counts."""
 PREFIXES = ("module.", "backbone.", "model.", "encoder.")
 """What wrappers put before every name."""

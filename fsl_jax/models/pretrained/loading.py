@@ -14,16 +14,19 @@ from flax import traverse_util
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.lookup import find, with_options
 from fsl_jax.models.heads import Classifier
-from fsl_jax.models.pretrained import port_efficientnet, port_resnet, port_vit
+from fsl_jax.models.pretrained import port_efficientnet, port_resnet, port_resnet12, port_vit
 from fsl_jax.models.pretrained.fetching import locate
 from fsl_jax.models.pretrained.files import read_arrays
 from fsl_jax.models.pretrained.filling import filled
 from fsl_jax.models.pretrained.port import Arrays, Port
 from fsl_jax.types import Key
 
-PORTS: tuple[Port, ...] = (*port_resnet.PORTS, *port_efficientnet.PORTS, *port_vit.PORTS)
-_SIDE = 224
-"""Of the photos that all these models were trained or judged on."""
+PORTS: tuple[Port, ...] = (
+    *port_resnet.PORTS,
+    *port_resnet12.PORTS,
+    *port_efficientnet.PORTS,
+    *port_vit.PORTS,
+)
 _HEAD = "params/head/"
 
 
@@ -116,7 +119,7 @@ def _body(
     if caution := port.caution(named):
         logging.warning("%s: %s", name, caution)
     body = _network(port, {**of_file, **options})
-    preprocess = Preprocess(size=_side(of_file), channels=3, fit="crop", mean=port.mean, std=port.std)
+    preprocess = Preprocess(size=_side(port, of_file), channels=3, fit="crop", mean=port.mean, std=port.std)
     images = _one_photo(preprocess)
     expected = jax.eval_shape(lambda: _first_values(body, images, jax.random.key(0)))
     found = filled(port.prepare(named), port, port.places(of_file), expected, new=new)
@@ -141,9 +144,9 @@ def _network(port: Port, options: Mapping[str, Any]) -> nn.Module:
     return with_options(network, {**port.defaults, **options}, f"options of {port.family}")
 
 
-def _side(options: Mapping[str, Any]) -> int:
+def _side(port: Port, options: Mapping[str, Any]) -> int:
     patch = options.get("patch", 1)
-    return _SIDE // patch * patch
+    return port.side // patch * patch
 
 
 def _one_photo(preprocess: Preprocess) -> jax.ShapeDtypeStruct:

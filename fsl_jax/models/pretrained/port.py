@@ -52,6 +52,7 @@ class Port:
       options: The network's options, seen from the arrays.
       places: Place of every source module, for these options.
       unused: Regular expressions of whole names that the network here has no need of.
+      side: Of its photos in pixels, about: a ViT takes whole patches.
       mean: Of prepared photos; see `data.augment.Preprocess`.
       std: The same.
       prepare: Makes of the file's arrays those that `places` speaks of.
@@ -65,6 +66,7 @@ class Port:
     options: Callable[[Arrays], dict]
     places: Callable[[dict], dict[str, Place]]
     unused: tuple[str, ...]
+    side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     prepare: Callable[[Arrays], Arrays] = dict

@@ -119,6 +119,7 @@ PORTS = (
         unused=(r"mask_token", r"head\.(mlp|last_layer)\..*", r"pooler\..*"),
         prepare=_prepared,
         caution=_caution,
+        side=224,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     ),

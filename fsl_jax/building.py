@@ -1,0 +1,104 @@
+"""From a config to the parts of a run: method, network, published weights, reader."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+from flax import traverse_util
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fsl_jax.algorithms.base import Algorithm, Variables
+from fsl_jax.data.augment import Preprocess
+from fsl_jax.data.load import preprocess_of
+from fsl_jax.data.loader import StreamingReader
+from fsl_jax.data.resident import ResidentReader
+from fsl_jax.data.table import Table
+from fsl_jax.lookup import find, with_options
+from fsl_jax.models.heads import Embedder, Head
+from fsl_jax.sampling.episodes import EpisodePlan
+from fsl_jax.sampling.keys import named_key
+from fsl_jax.types import Batch, Collections, Episode
+
+
+class Built(NamedTuple):
+    """A method on its network.
+
+    Attributes:
+      algorithm: The method.
+      weights: Variables of pretrained parts, with names from the method's root; None where nothing is pretrained.
+      preprocess: How photos are prepared.
+    """
+
+    algorithm: Algorithm
+    weights: Collections | None
+    preprocess: Preprocess
+
+
+def build(config: ConfigDict) -> Built:
+    """Builds the configured method on the configured network, with published weights where they are asked for."""
+    model, method, preprocess, weights = config.model, config.algorithm, preprocess_of(config.data), None
+    if model.pretrained:
+        # Imported here: most runs load no weights.
+        from fsl_jax.models import pretrained
+
+        key = named_key(config.seed, "pretrained")
+        loaded = pretrained.load(model.pretrained, options=dict(model.options), key=key)
+        body, weights = loaded.model, loaded.variables
+        preprocess = dataclasses.replace(loaded.preprocess, size=config.data.size, fit=config.data.fit)
+    else:
+        network = find("fsl_jax.models", model.name, "Model")
+        body = with_options(network, model.options, "config.model.options")
+    place: tuple[str, ...] = ()
+    if model.head.sizes:
+        body, place = Embedder(body, Head(**model.head)), ("body",)
+    make = find("fsl_jax.algorithms", method.name, "make")
+    algorithm = with_options(make, method.options, "config.algorithm.options", body, way=config.episode.way)
+    if weights is not None:
+        weights = {name: _nested(tree, (*algorithm.body_place, *place)) for name, tree in weights.items()}
+    return Built(algorithm, weights, preprocess)
+
+
+def _nested(tree: Any, place: tuple[str, ...]) -> Any:
+    for name in reversed(place):
+        tree = {name: tree}
+    return tree
+
+
+def with_weights(variables: Variables, weights: Collections | None) -> Variables:
+    """Puts pretrained weights in the place of those that were drawn."""
+    if weights is None:
+        return variables
+
+    def grafted(old: Any, new: Any) -> Any:
+        flat = {**traverse_util.flatten_dict(old), **traverse_util.flatten_dict(new)}
+        return traverse_util.unflatten_dict(flat)
+
+    collections = {name: grafted(old, weights.get(name, {})) for name, old in variables.collections.items()}
+    return variables.replace(  # type: ignore[attr-defined]
+        params=grafted(variables.params, weights["params"]), collections=collections
+    )
+
+
+def sample_episode(shape: tuple[int, ...]) -> Episode:
+    """Returns an episode of photos of this shape, from which a method makes its first variables."""
+    batch = Batch(jax.numpy.zeros((1, 2, *shape)), jax.numpy.arange(2).reshape(1, 2))
+    return Episode(batch, batch, way=2)
+
+
+def photo_shape(table: Table, preprocess: Preprocess) -> tuple[int, ...]:
+    """Returns height, width and channels of what the network is given."""
+    if table.has_features and table.images is not None:
+        return table.images.shape[1:]
+    return preprocess.size, preprocess.size, preprocess.channels
+
+
+def make_reader(config: ConfigDict, mesh: Mesh, table: Table, plan: EpisodePlan, key: jax.Array) -> Any:
+    """Puts a set on the devices where its photos were read, and streams it otherwise."""
+    if table.images is not None and table.images.nbytes <= config.resident_gb * 1e9:
+        return ResidentReader.of(table, plan, key, mesh)
+    return StreamingReader(
+        table, plan, key, mesh,
+        size=config.size, channels=config.channels, fit=config.fit,
+        threads=config.reading_threads, ahead=config.steps_ahead,
+    )  # fmt: skip

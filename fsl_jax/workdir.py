@@ -1,0 +1,115 @@
+"""The folder of a run: its config, what it may be continued with, and what a judgement leaves in it."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fsl_jax.config import as_json, base_config, differences
+from fsl_jax.data.cache import write_whole
+
+FREE_TO_CHANGE = ("train.steps",)
+FREE_IN_EVALUATION = (
+    "train.", "eval.", "data.root", "data.min_photos", "data.unreadable", "data.resident_gb", "data.reading_threads",
+    "data.steps_ahead",
+)  # fmt: skip
+SHOWN = (
+    "accuracy", "accuracy_ci95", "chance", "way", "shot", "queries", "episodes", "norm_mode", "transductive",
+    "eval_inner_steps", "labels_seen_in_training", "embedding", "mAP", "mAP_of_chance", "R@1", "R@5",
+    "checkpoint_step", "steps", "seconds",
+)  # fmt: skip
+"""Figures of the table that a run ends with; result.json and the report have all."""
+
+
+def open_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Makes a workdir, or checks that an old one belongs to the same config.
+
+    Raises:
+      ValueError: It was made with another config; the message says where they differ.
+    """
+    if (workdir / "config.json").exists():
+        different = differences(as_json(kept_config(workdir)), as_json(config), but=FREE_TO_CHANGE)
+        if different:
+            raise ValueError(
+                f"{workdir} was made with another config ({'; '.join(different)}): "
+                "choose another --workdir, or remove this one"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", as_json(config))
+
+
+def kept_config(workdir: Path) -> ConfigDict:
+    """Reads the config of a run; fields that are younger than the run have their defaults.
+
+    Raises:
+      ValueError: There is no run in the workdir.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise ValueError(
+            f"no run in {workdir} (config.json is missing): give the --workdir of a training run"
+        )
+    config = ConfigDict(as_json(base_config()))
+    with config.ignore_type():
+        config.update(json.loads(file.read_text()))
+    return config
+
+
+def config_for_evaluation(workdir: Path, config: ConfigDict | None) -> ConfigDict:
+    """Returns the config with which a workdir is judged: its own, or one that changes how, not what.
+
+    Raises:
+      ValueError: `config` differs in more than that; the message says where.
+    """
+    kept = kept_config(workdir)
+    if config is None:
+        kept.train.devices = 0  # this machine may have fewer than the one that trained
+        return kept
+    different = differences(as_json(kept), as_json(config), but=FREE_IN_EVALUATION)
+    if different:
+        raise ValueError(f"{workdir} was made with another config: {'; '.join(different)}")
+    return config
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Writes JSON whole or not at all; NaN, the figure of what could not be measured, becomes null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    write_whole(file, lambda stream: stream.write((json.dumps(plain, indent=2) + "\n").encode()))
+
+
+def keep_result(workdir: Path, result: dict[str, Any], parts: list[Any], command: list[str]) -> None:
+    """Writes result.json and report.html, and prints the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fsl_jax.evaluation import report
+
+    title = f"{result['method']} on {result['source']}, {result['way']}-way {result['shot']}-shot"
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    write_json(workdir / "result.json", result)
+    figures = report.result_figures({name: value for name, value in result.items() if "/" not in name})
+    log, file = workdir / "metrics.jsonl", workdir / "report.html"
+    curves = [c for c in report.curves_from_log(log) if not c.title.endswith("ci95")] if log.exists() else []
+    note = report.environment_note(shlex.join(command), date=date)
+    report.write(file, title, [figures, *curves, *parts, note])
+    table = Table(title=title, show_header=False)
+    shown = report.result_figures({name: result[name] for name in SHOWN if name in result})
+    for row in shown.rows.items():
+        table.add_row(*row)
+    table.add_row("checkpoint", str(workdir / "checkpoints" / str(result["checkpoint_step"])))
+    table.add_row("report", str(file))
+    Console().print(table)
+
+
+def seconds_so_far(workdir: Path) -> float:
+    """Returns the time that earlier runs of a workdir took, as its result.json says; 0 without one."""
+    file = workdir / "result.json"
+    return float(json.loads(file.read_text()).get("seconds") or 0.0) if file.exists() else 0.0
