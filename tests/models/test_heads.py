@@ -7,8 +7,8 @@ import pytest
 
 from fsl_jax.models.conv4 import Conv4
 from fsl_jax.models.heads import Embedder, GlobalPool, Head
-from fsl_jax.ops.norm import l2_normalise
 from fsl_jax.models.resnet import ResNet
+from fsl_jax.ops.norm import l2_normalise
 
 MAPS = jnp.array([[[[1.0, 2.0], [3.0, 0.0]], [[0.0, 4.0], [4.0, 2.0]]]])
 
