@@ -9,6 +9,12 @@ Presets, as in `--config configs/protonet.py:omniglot_5way_1shot`; what to expec
   omniglot_5way_5shot, omniglot_20way_1shot, omniglot_20way_5shot
       python -m fsl_jax.main --config configs/protonet.py:omniglot_5way_1shot --config.data.root=FOLDER
       FOLDER holds images_background.zip, images_evaluation.zip and splits/vinyals_{train,val,test}.txt.
+  features             a head on frozen embeddings that `fsl-jax embed` wrote: seconds.
+      python -m fsl_jax.main --config configs/protonet.py:features --config.data.root=features.npz
+  efficientnet         the same on photos: EfficientNet-Lite0 of the `pretrained` extra, frozen, with a head.
+  resnet50             as Santos Garcia et al. 2022: ResNet-50, frozen, with a head 2048-1024-512; 60-way 5-shot. Their
+                       photos are private; name yours, and weights: --config.model.pretrained=resnet50.pth
+  resnet50_finetuned   the same with the network trained too, at a tenth of the learning rate.
   smoke                seconds: proves that an installation works.
 
 Your own photos: --config.data.source=image_folder --config.data.root=FOLDER (one folder a label).
@@ -28,6 +34,14 @@ OMNIGLOT = {
 }
 
 
+# weights, side, learning rate of the network as a share of the head's, shape of the episodes
+PRETRAINED = {
+    "efficientnet": {"weights": "efficientnet_lite0", "size": 160, "share": 0.0, "way": 20, "shot": 1, "queries": 3},
+    "resnet50": {"weights": "resnet50", "size": 224, "share": 0.0, "way": 60, "shot": 5, "queries": 5},
+    "resnet50_finetuned": {"weights": "resnet50", "size": 224, "share": 0.1, "way": 60, "shot": 5, "queries": 5},
+}
+
+
 def get_config(preset: str = "") -> ConfigDict:
     """Returns the config of a preset."""
     config = base_config()
@@ -42,10 +56,14 @@ def get_config(preset: str = "") -> ConfigDict:
     config.eval.update({"every": 250})
     if preset in OMNIGLOT:
         _omniglot(config, *OMNIGLOT[preset])
+    elif preset in PRETRAINED:
+        _pretrained(config, **PRETRAINED[preset])
+    elif preset == "features":
+        _features(config)
     elif preset == "smoke":
         shrink_to_seconds(config)
     elif preset:
-        raise unknown_preset(preset, "protonet.py", (*OMNIGLOT, "smoke"))
+        raise unknown_preset(preset, "protonet.py", (*OMNIGLOT, *PRETRAINED, "features", "smoke"))
     config.preset = preset
     return config
 
@@ -58,3 +76,25 @@ def _omniglot(config: ConfigDict, way: int, shot: int) -> None:
     config.eval.update({"way": way, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})
     config.optimizer.update({"schedule": "halve", "halve_every": 2000})
     config.train.update({"steps": 20_000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
+
+
+def _pretrained(
+    config: ConfigDict, weights: str, size: int, share: float, way: int, shot: int, queries: int
+) -> None:
+    config.data.size = size
+    config.model.pretrained = weights
+    config.model.options = ConfigDict({"frozen_norm": True})
+    config.model.head.update({"sizes": (1024, 512), "hidden": "relu", "output": "sigmoid"})
+    config.optimizer.update({"learning_rate": 1e-4, "rules": (("body/.*", share),)})
+    config.episode.update({"way": way, "shot": shot, "queries": queries})
+    config.augment.shift = size // 16
+
+
+def _features(config: ConfigDict) -> None:
+    config.data.source = "features"
+    config.model.name = "identity"
+    config.model.options = ConfigDict({})
+    config.model.head.update({"sizes": (512,), "normalised": False})
+    config.episode.update({"way": 20, "shot": 1, "queries": 2})
+    config.train.update({"steps": 300})
+    config.eval.update({"every": 100, "queries": 2})

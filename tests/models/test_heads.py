@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.random_variables import random_variables
 
 from fsl_jax.models.conv4 import Conv4
 from fsl_jax.models.heads import Embedder, GlobalPool, Head
@@ -117,8 +118,8 @@ def test_an_embedder_has_two_groups_of_parameters_and_its_bodys_norm_mode():
     body = Conv4(filters=4, reduction="stride", readout="mean", norm="layer")
     network = Embedder(body, Head(sizes=(5,), normalised=True))
     images = jnp.ones((2, 16, 16, 1))
-    variables = network.init(jax.random.key(0), images, statistics="running")
-    embedding, seen = network.apply(variables, images, statistics="running")
+    variables = random_variables(network, images)
+    embedding, seen = jax.jit(lambda v: network.apply(v, images, statistics="running"))(variables)
     assert set(variables["params"]) == {"body", "head"}
     assert embedding.shape == (2, 5)
     assert seen["body"].shape == (2, 4)

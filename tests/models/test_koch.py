@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from models.random_variables import random_variables
 
 from fsl_jax.models.koch import Koch
 
@@ -30,7 +31,6 @@ def test_sides_are_those_of_the_papers_figure():
 
 def test_outputs_lie_between_zero_and_one_and_differ():
     images = jax.random.uniform(jax.random.key(1), (2, 65, 65, 1))
-    (embedding, _), _ = jax.jit(lambda key: Koch(8).init_with_output(key, images, statistics="running"))(
-        jax.random.key(0)
-    )
+    variables = random_variables(Koch(8), images)
+    embedding, _ = jax.jit(lambda v: Koch(8).apply(v, images, statistics="running"))(variables)
     assert 0 <= embedding.min() < embedding.max() <= 1

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.random_variables import random_variables
 
 from fsl_jax.models.heads import Classifier
 from fsl_jax.models.mobilenet import MobileNet
@@ -34,8 +35,7 @@ def test_sides_and_channels_are_those_of_the_papers_table():
 @pytest.fixture(scope="module")
 def variables_and_images():
     images = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
-    init = jax.jit(lambda key: MobileNet(norm="running").init(key, images, statistics="running"))
-    return init(jax.random.key(0)), images
+    return random_variables(MobileNet(norm="running"), images), images
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,20 @@ def wide(variables_and_images):
 def test_one_block_is_depthwise_then_pointwise(variables_and_images, wide):
     (variables, _), (_, seen) = variables_and_images, wide
     assert all(maps.min() >= 0 and maps.max() <= 6 for maps in map(np.asarray, seen.values()))
-    params = jax.tree.map(np.asarray, variables["params"]["block1"])
+    params, statistics = (
+        jax.tree.map(np.asarray, variables[name]["block1"]) for name in ("params", "batch_stats")
+    )
     maps = np.pad(np.asarray(seen["stem"])[0], ((1, 1), (1, 1), (0, 0)))
-    kernel, scale = params["depthwise"]["kernel"], 1 / np.sqrt(1 + 1e-3)  # fresh statistics are 0 and 1
+
+    def normalised_relu6(values, part):
+        norm, moments = params[part]["norm"], statistics[part]["norm"]
+        centred = (values - moments["mean"]) / np.sqrt(moments["var"] + 1e-3)
+        return np.clip(centred * norm["scale"] + norm["bias"], 0, 6)
+
     for row, column in ((0, 0), (7, 9), (15, 15)):
         window = maps[row : row + 3, column : column + 3]
-        middle = np.clip(np.sum(window * kernel, (0, 1)) * scale, 0, 6)
-        expected = np.clip(middle @ params["pointwise"]["conv"]["kernel"][0, 0] * scale, 0, 6)
+        middle = normalised_relu6(np.sum(window * params["depthwise"]["kernel"], (0, 1)), "depthwise")
+        expected = normalised_relu6(middle @ params["pointwise"]["conv"]["kernel"][0, 0], "pointwise")
         np.testing.assert_allclose(seen["block1"][0, row, column], expected, rtol=1e-4, atol=1e-5)
 
 

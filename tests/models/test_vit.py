@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.random_variables import random_variables
 
 from fsl_jax.models.positions import bicubic_weights, resize_positions
 from fsl_jax.models.vit import ViT
@@ -37,7 +38,7 @@ def test_parameter_counts_are_the_published_ones(options, parameters):
 def small():
     model = ViT("small", patch=16, positions=3, registers=2)
     images = jax.random.normal(jax.random.key(1), (2, 32, 48, 3))
-    variables = jax.jit(lambda key: model.init(key, images, statistics="running"))(jax.random.key(0))
+    variables = random_variables(model, images)
     return model, variables, images
 
 

@@ -59,9 +59,16 @@ def of_gradient(function):
 @pytest.mark.parametrize(("height", "width", "kernel", "stride", "padding"), CASES)
 def test_equals_xla_in_value_and_gradient(height, width, kernel, stride, padding):
     images, weights = arrays(height, width, kernel)
-    ours = depthwise_conv2d(images, weights, stride=stride, padding=padding)
-    np.testing.assert_allclose(ours, xla(images, weights, stride, padding), atol=1e-12)
-    got, expected = (jax.jit(jax.grad(f, (0, 1)))(images, weights) for f in scalars(stride, padding))
+    ours, reference = scalars(stride, padding)
+
+    @jax.jit
+    def both(images, weights):
+        got = depthwise_conv2d(images, weights, stride=stride, padding=padding)
+        expected = xla(images, weights, stride, padding)
+        gradients = (jax.grad(function, (0, 1))(images, weights) for function in (ours, reference))
+        return [(value, *gradient) for value, gradient in zip((got, expected), gradients, strict=True)]
+
+    got, expected = both(images, weights)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-10)
 
