@@ -36,9 +36,23 @@ OMNIGLOT = {
 
 # weights, side, learning rate of the network as a share of the head's, shape of the episodes
 PRETRAINED = {
-    "efficientnet": {"weights": "efficientnet_lite0", "size": 160, "share": 0.0, "way": 20, "shot": 1, "queries": 3},
+    "efficientnet": {
+        "weights": "efficientnet_lite0",
+        "size": 160,
+        "share": 0.0,
+        "way": 20,
+        "shot": 1,
+        "queries": 3,
+    },
     "resnet50": {"weights": "resnet50", "size": 224, "share": 0.0, "way": 60, "shot": 5, "queries": 5},
-    "resnet50_finetuned": {"weights": "resnet50", "size": 224, "share": 0.1, "way": 60, "shot": 5, "queries": 5},
+    "resnet50_finetuned": {
+        "weights": "resnet50",
+        "size": 224,
+        "share": 0.1,
+        "way": 60,
+        "shot": 5,
+        "queries": 5,
+    },
 }
 
 

@@ -1,3 +1,3 @@
-"""Few-shot learning and image retrieval in JAX/Flax: from one laptop core to a TPU pod."""
+"""Few-shot learning and image retrieval in JAX/Flax."""
 
 __version__ = "0.1.0"

@@ -93,7 +93,9 @@ def test_a_stopped_call_goes_on_where_it_was(shop, tmp_path, monkeypatch):
     assert len(calls) == 2  # of three chunks one was there
     whole = tmp_path / "whole.npz"
     embedder.embed_to_file(mean_colour(), table_of(shop), whole, block=1)
-    np.testing.assert_array_equal(np.load(tmp_path / "features.npz")["embedding"], np.load(whole)["embedding"])
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "features.npz")["embedding"], np.load(whole)["embedding"]
+    )
 
 
 def test_what_another_model_left_is_not_taken(shop, tmp_path, monkeypatch):
@@ -145,7 +147,10 @@ def test_a_head_is_trained_on_features_and_a_workdir_of_photos_embeds(tmp_path):
     centres = 3 * rng.standard_normal((30, 6))
     labels = np.repeat(np.arange(30), 6)
     embedding = (centres[labels] + rng.standard_normal((180, 6))).astype(np.float32)
-    columns = {"label": np.array([f"l{i:02d}" for i in labels]), "path": np.array([str(i) for i in range(180)])}
+    columns = {
+        "label": np.array([f"l{i:02d}" for i in labels]),
+        "path": np.array([str(i) for i in range(180)]),
+    }
     empty = {"split": np.full(180, "train"), "role": np.full(180, "")}
     np.savez(tmp_path / "features.npz", embedding=embedding, digest=np.array("x"), **columns, **empty)
     config = config_of("features")
@@ -171,7 +176,17 @@ def test_the_command_embeds_with_a_trained_run(shop, tmp_path):
     config.eval.update({"every": 0, "test_split": "train", "way": 2, "episodes": 5})
     assert run.train(config, tmp_path / "run", ["test"]) == 0
     out = tmp_path / "features.npz"
-    arguments = ["embed", "--workdir", tmp_path / "run", "--source", "image_folder", "--root", shop, "--out", out]
+    arguments = [
+        "embed",
+        "--workdir",
+        tmp_path / "run",
+        "--source",
+        "image_folder",
+        "--root",
+        shop,
+        "--out",
+        out,
+    ]
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     assert "12 photos" in done.output

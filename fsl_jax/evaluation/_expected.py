@@ -73,8 +73,8 @@ def interpolated_precision(ties: Ties, levels: int) -> Float[np.ndarray, "q leve
       Manning, Raghavan, Schütze 2008, Introduction to Information Retrieval, section 8.4,
       https://nlp.stanford.edu/IR-book/html/htmledition/evaluation-of-ranked-retrieval-results-1.html
     """
-    last = np.where(ties.positive, ties.above + ties.tied, np.iinfo(np.int64).max)
-    ordered = np.sort(last, axis=1)
+    last = ties.above + ties.tied
+    ordered = np.sort(np.where(ties.positive, last, np.iinfo(last.dtype).max), axis=1)
     # Of tied positives only the last counts all their hits; the maximum from each place on gives it to all.
     hits = np.arange(1, ordered.shape[1] + 1)[None]
     precision = np.where(hits <= ties.relevant[:, None], hits / ordered, 0.0)
