@@ -87,7 +87,7 @@ def resnet(given: argparse.Namespace) -> None:
 
 
 def reading(runs: int) -> None:
-    """Reads 1,000-pixel JPEGs into 224-pixel squares, against Pillow's own draft, decode and resize in one thread each."""
+    """Reads 1,000-pixel JPEGs into 224-pixel squares, and does the same with Pillow alone in one thread."""
     with tempfile.TemporaryDirectory() as folder:
         rng, count = np.random.default_rng(0), 64
         for i in range(count):

@@ -127,7 +127,7 @@ def test_features_are_read_in_place_of_photos(shop, tmp_path):
 
 
 def test_a_features_file_that_is_none_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no features file .*fsl-jax embed"):
+    with pytest.raises(ValueError, match=r"no features file .*fsl-jax embed"):
         features.load(tmp_path / "none.npz", "train")
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(ValueError, match="has no embedding, label, path, role, split"):
