@@ -222,6 +222,8 @@ def finish(run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float) 
         "parameters": int(sum(np.size(p) for p in jax.tree.leaves(state.variables.params))),
         "seconds": round(seconds, 1),
     }
+    if run.config.model.options.get("frozen_norm"):
+        result["norm_mode"] = f"{result['norm_mode']}, frozen"
     seen = len(trained_on & set(judge.table.label.names))
     if seen:
         say(f"warning: {seen} of {result['labels']} test labels were trained on: this is no test of new ones")
