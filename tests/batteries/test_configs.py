@@ -33,7 +33,8 @@ def module_of(file):
 
 
 CASES = [
-    (file, preset)
+    # The published settings are the same programs at other sizes: they compile for a minute in all.
+    pytest.param(file, preset, marks=[pytest.mark.slow] if preset.startswith("omniglot") else [])
     for file in FILES
     for preset in ["", "smoke", *getattr(module_of(file), "OMNIGLOT", ())]
     # A preset that differs by its way alone is the same program at another size.
