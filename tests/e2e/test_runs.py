@@ -196,7 +196,7 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, message):
     [
         ("missing folder", "no folder "),
         ("empty folder", "no photo in a label's folder"),
-        ("broken photo", " photos cannot be read: "),
+        ("broken photo", "1 of 9 photos cannot be read: "),
         ("one photo", "drop it with --config.data.min_photos=3"),
     ],
 )
