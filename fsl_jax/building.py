@@ -1,6 +1,7 @@
 """From a config to the parts of a run: method, network, published weights, reader."""
 
 import dataclasses
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,9 @@ from fsl_jax.data.resident import ResidentReader
 from fsl_jax.data.table import Table
 from fsl_jax.lookup import find, with_options
 from fsl_jax.models.heads import Embedder, Head
-from fsl_jax.sampling.episodes import EpisodePlan
+from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.keys import named_key
+from fsl_jax.sampling.plan import Plan
 from fsl_jax.types import Batch, Collections, Episode
 
 
@@ -35,8 +37,35 @@ class Built(NamedTuple):
     preprocess: Preprocess
 
 
-def build(config: ConfigDict) -> Built:
-    """Builds the configured method on the configured network, with published weights where they are asked for."""
+def takes_episodes(config: ConfigDict) -> bool:
+    """Whether training steps are given few-shot tasks; otherwise they are given flat batches."""
+    return config.sampler.name == "episodes"
+
+
+def make_plan(config: ConfigDict, table: Table) -> Plan:
+    """Builds the configured sampler of training steps on a table, which is checked for it.
+
+    Raises:
+      ValueError: The sampler or an option is unknown, or the table has not what it needs.
+    """
+    if takes_episodes(config):
+        return episode_sampling.make(table, **config.episode)
+    make = find("fsl_jax.sampling", config.sampler.name, "make")
+    return with_options(make, config.sampler.options, "config.sampler.options", table)
+
+
+def units(plan: Plan) -> int:
+    """Returns what is spread over the devices: tasks of a step, or photos of a flat batch."""
+    return plan.tasks if isinstance(plan, episode_sampling.EpisodePlan) else plan.size  # type: ignore[attr-defined]
+
+
+def build(config: ConfigDict, *, labels: int) -> Built:
+    """Builds the configured method on the configured network, with published weights where they are asked for.
+
+    Args:
+      config: Of the run.
+      labels: Labels that are trained on.
+    """
     model, method, preprocess, weights = config.model, config.algorithm, preprocess_of(config.data), None
     if model.pretrained:
         # Imported here: most runs load no weights.
@@ -53,7 +82,14 @@ def build(config: ConfigDict) -> Built:
     if model.head.sizes:
         body, place = Embedder(body, Head(**model.head)), ("body",)
     make = find("fsl_jax.algorithms", method.name, "make")
-    algorithm = with_options(make, method.options, "config.algorithm.options", body, way=config.episode.way)
+    asked = {"way": config.episode.way} if takes_episodes(config) else {"labels": labels}
+    if not set(asked) <= set(inspect.signature(make).parameters):
+        kind = "flat batches" if takes_episodes(config) else "few-shot episodes"
+        raise ValueError(
+            f"method {method.name!r} is given {kind}, but config.sampler.name is {config.sampler.name!r}: "
+            "set --config.sampler.name to one of episodes, uniform, balanced, pairs, triplets, refreshed that fits"
+        )
+    algorithm = with_options(make, method.options, "config.algorithm.options", body, **asked)
     if weights is not None:
         weights = {name: _nested(tree, (*algorithm.body_place, *place)) for name, tree in weights.items()}
     return Built(algorithm, weights, preprocess)
@@ -80,6 +116,13 @@ def with_weights(variables: Variables, weights: Collections | None) -> Variables
     )
 
 
+def sample(config: ConfigDict, shape: tuple[int, ...]) -> Batch | Episode:
+    """Returns photos of this shape, from which the configured method makes its first variables."""
+    if takes_episodes(config):
+        return sample_episode(shape)
+    return Batch(jax.numpy.zeros((2, *shape)), jax.numpy.arange(2))
+
+
 def sample_episode(shape: tuple[int, ...]) -> Episode:
     """Returns an episode of photos of this shape, from which a method makes its first variables."""
     batch = Batch(jax.numpy.zeros((1, 2, *shape)), jax.numpy.arange(2).reshape(1, 2))
@@ -93,7 +136,7 @@ def photo_shape(table: Table, preprocess: Preprocess) -> tuple[int, ...]:
     return preprocess.size, preprocess.size, preprocess.channels
 
 
-def make_reader(config: ConfigDict, mesh: Mesh, table: Table, plan: EpisodePlan, key: jax.Array) -> Any:
+def make_reader(config: ConfigDict, mesh: Mesh, table: Table, plan: Plan, key: jax.Array) -> Any:
     """Puts a set on the devices where its photos were read, and streams it otherwise."""
     if table.images is not None and table.images.nbytes <= config.resident_gb * 1e9:
         return ResidentReader.of(table, plan, key, mesh)

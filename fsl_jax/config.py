@@ -39,8 +39,22 @@ def base_config() -> ConfigDict:
     config.seed = 0
     config.preset = ""
     config.data = _data()
+    # What a training step is given: few-shot episodes, or flat batches of another sampler with its own options.
+    config.sampler = ConfigDict({"name": "episodes", "options": {}})
     config.episode = ConfigDict({"tasks": 4, "way": 5, "shot": 1, "queries": 3})
-    config.augment = ConfigDict({"flip": False, "shift": 0, "light": 0.0})
+    config.augment = ConfigDict(
+        {
+            "flip": False,
+            "shift": 0,
+            "light": 0.0,
+            "crop": 0.0,
+            "crop_size": 0,
+            "rotate": 0.0,
+            "colour": 0.0,
+            "grey": 0.0,
+            "erase": 0.0,
+        }
+    )
     # A pretrained model is a name or a file of `models.pretrained.load`; it says itself what network it is. A head
     # with sizes is put on top of either.
     config.model = ConfigDict(
@@ -73,6 +87,7 @@ def base_config() -> ConfigDict:
     config.eval = ConfigDict(
         {
             "every": 500,
+            "best": "accuracy",  # figure of the validation split that chooses the checkpoint: accuracy or mAP
             "split": "val",
             "test_split": "test",
             "episodes": 600,
@@ -83,6 +98,9 @@ def base_config() -> ConfigDict:
             "seed": 1,
             "retrieval": True,
             "distance": "cosine",
+            "same_domain_is_junk": False,  # gallery photos of the query's label and camera are ignored
+            # Further searches whose mAP is logged, by name: "split" or "split:column=value&column=value".
+            "searches": {},
             # Classification from few photos on frozen embeddings; no ways is none.
             "grid": {
                 "ways": (5, 10),
@@ -114,6 +132,8 @@ def _data() -> ConfigDict:
             "resident_gb": 4.0,
             "reading_threads": 8,
             "steps_ahead": 16,
+            # Description vectors, for losses that look at them: "tfidf", a .npz file, or "" for none.
+            "text": {"vectors": "", "dimensions": 64},
             # Options of each source, under its name.
             "catalogue": {"labels": 600, "photos": 6, "seed": 0, "brands": 8},
             "image_folder": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
@@ -134,6 +154,12 @@ def _data() -> ConfigDict:
             },
             "fashion_mnist": {"split_rule": "labels", "fractions": (0.4, 0.3, 0.3), "split_seed": 0},
             "features": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0, "keep_splits": True},
+            "inshop": {"val_fraction": 0.1, "split_seed": 0, "check_counts": True},
+            "consumer2shop": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "veri776": {"val_fraction": 0.1, "split_seed": 0, "check_counts": True},
+            "sop": {"val_fraction": 0.1, "split_seed": 0, "check_counts": True},
+            "cub": {"split_rule": "retrieval", "val_labels": 0, "split_seed": 0, "check_counts": True},
+            "cars": {"val_labels": 0, "check_counts": True},
             "tfds": {
                 "name": "",
                 "image": "image",

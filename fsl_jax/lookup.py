@@ -1,10 +1,11 @@
 """Finds a part by name: a module path and the one name that every module of its kind defines."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 
@@ -78,3 +79,29 @@ def with_options(
     if needed:
         raise ValueError(f"{section} lacks the option {', '.join(needed)}: give it, such as {needed[0]}=...")
     return function(*arguments, **dict(options), **keywords)
+
+
+def bound(
+    function: Callable, options: Mapping[str, Any], section: str, *, given: Collection[str] = ()
+) -> Callable:
+    """Fixes a function's keyword-only arguments with options from a config; none is filtered.
+
+    Args:
+      function: Whose positional arguments are given later.
+      options: Keyword-only arguments as the config names them.
+      section: Where the config has them, for messages.
+      given: Keyword-only arguments that no config names, since the caller gives them.
+
+    Raises:
+      ValueError: An option is unknown, or one that has no default is missing.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
+    choices = [p.name for p in keyword_only]
+    for name in options:
+        if name not in choices:
+            raise ValueError(f"{section} has no option {name!r}; {closest(name, choices)}")
+    needed = [p.name for p in keyword_only if p.default is p.empty and p.name not in options]
+    if needed:
+        raise ValueError(f"{section} lacks the option {', '.join(needed)}: give it, such as {needed[0]}=...")
+    return functools.partial(function, **dict(options))

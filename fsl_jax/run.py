@@ -1,6 +1,7 @@
 """Puts a run together from its config: data, method, optimiser, loop and judge."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,31 +10,58 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from fsl_jax import embedder
-from fsl_jax.building import build, make_reader, photo_shape, sample_episode, with_weights
+from fsl_jax.building import (
+    build,
+    make_plan,
+    make_reader,
+    photo_shape,
+    sample,
+    units,
+    with_weights,
+)
 from fsl_jax.config import as_json
-from fsl_jax.data.augment import Augment, prepare_episode
+from fsl_jax.data.augment import Augment, prepare
+from fsl_jax.data.filter import matching
 from fsl_jax.data.load import load_split
 from fsl_jax.data.table import Coded, Table
 from fsl_jax.evaluation.judge import Judge
-from fsl_jax.mesh import data_mesh, replicated, usable_devices
-from fsl_jax.sampling import episodes as episode_sampling
-from fsl_jax.sampling.episodes import EpisodePlan
+from fsl_jax.evaluation.searching import Searcher
+from fsl_jax.mesh import AXIS, data_mesh, over_rows, replicated, usable_devices
 from fsl_jax.sampling.keys import named_key
+from fsl_jax.sampling.plan import Plan
+from fsl_jax.sampling.refreshed import Neighbours, RefreshedPlan
 from fsl_jax.training import optimizer as optimizers
 from fsl_jax.training.checkpoint import Checkpoints
 from fsl_jax.training.clock import Clock
 from fsl_jax.training.log import MetricsLog, Progress, doing, say
-from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Stop
+from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Refresh, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import make_dispatch
-from fsl_jax.types import Collections, Episode
+from fsl_jax.types import Batch, Collections, Episode
 from fsl_jax.workdir import config_for_evaluation, keep_result, open_workdir, seconds_so_far
 
-BEST = "accuracy"
-"""Figure of the validation split by which the best checkpoint is chosen."""
+
+def load_table(config: ConfigDict, split: str) -> Table:
+    """Loads a split and says what it holds."""
+    table = load_split(config.data, split)
+    where = "resident" if table.images is not None else "streamed"
+    say(f"{split}: {len(table):,} photos of {len(table.label.names):,} labels ({table.source}, {where})")
+    return table
+
+
+def training_table(config: ConfigDict) -> Table:
+    """Loads what is trained on, with description vectors where they are asked for."""
+    table = load_table(config, config.data.train_split)
+    if config.data.text.vectors:
+        from fsl_jax.data.describe import description_vectors
+
+        table = dataclasses.replace(table, numbers={"text": description_vectors(table, config.data.text)})
+    return table
 
 
 @dataclasses.dataclass
@@ -44,37 +72,33 @@ class Run:
       config: All of it.
       workdir: Where everything is kept.
       command: As typed, for the report.
+      labels: Labels that are trained on.
+      mesh: Devices that hold the state.
     """
 
     config: ConfigDict
     workdir: Path
     command: list[str]
+    labels: int
+    mesh: Mesh
 
     def __post_init__(self) -> None:
-        self.algorithm, self.weights, self.preprocess = build(self.config)
-        tasks = self.config.episode.tasks
-        self.mesh = data_mesh(usable_devices(tasks, wanted=self.config.train.devices))
-        devices = jax.device_count()
-        if self.mesh.size < devices:
-            say(f"training on {self.mesh.size} of {devices} devices, over which {tasks} tasks spread evenly")
-
-    def table(self, split: str) -> Table:
-        """Loads a split and says what it holds."""
-        table = load_split(self.config.data, split)
-        where = "resident" if table.images is not None else "streamed"
-        say(f"{split}: {len(table):,} photos of {len(table.label.names):,} labels ({table.source}, {where})")
-        return table
+        self.algorithm, self.weights, self.preprocess = build(self.config, labels=self.labels)
 
     def first_state(
-        self, table: Table
+        self, table: Table, window: Any = None
     ) -> tuple[Callable[[], TrainState], TrainState, optax.GradientTransformation]:
         """Returns what makes the state at step 0 on all devices, that state's shapes, and the optimiser."""
-        key, sample = named_key(self.config.seed, "init"), sample_episode(photo_shape(table, self.preprocess))
-        shapes = jax.eval_shape(self.algorithm.init, key, sample)
+        key, photos = (
+            named_key(self.config.seed, "init"),
+            sample(self.config, photo_shape(table, self.preprocess)),
+        )
+        shapes = jax.eval_shape(self.algorithm.init, key, photos)
         optimizer = optimizers.make(self.config.optimizer, shapes.params, steps=self.config.train.steps)
 
         def create(weights: Collections | None) -> TrainState:
-            return TrainState.create(with_weights(self.algorithm.init(key, sample), weights), optimizer)
+            variables = with_weights(self.algorithm.init(key, photos), weights)
+            return TrainState.create(variables, optimizer, window)
 
         everywhere = replicated(self.mesh)
         like = jax.tree.map(
@@ -88,21 +112,26 @@ class Run:
         """Builds the judge of a split."""
         mesh = data_mesh(self.config.train.devices or jax.device_count())
 
-        def reader(table: Table, plan: EpisodePlan, key: jax.Array) -> Any:
+        def reader(table: Table, plan: Plan, key: jax.Array) -> Any:
             return make_reader(self.config.data, mesh, table, plan, key)
 
-        return Judge(self.config.eval, self.algorithm, table, self.preprocess, mesh, reader)
+        searches = {name: self._searched(table, where) for name, where in self.config.eval.searches.items()}
+        return Judge(self.config.eval, self.algorithm, table, self.preprocess, mesh, reader, searches)
 
-    def loop(self, table: Table, stop: Stop, evaluate: Evaluate) -> tuple[Loop, TrainState]:
+    def _searched(self, judged: Table, where: str) -> Table:
+        """Loads the photos of one of `config.eval.searches`; those of the judged split are there already."""
+        split, _, condition = where.partition(":")
+        there = set(split.split("+")) == set(judged.split)
+        table = judged if there else load_table(self.config, split)
+        return matching(table, condition).select(split)
+
+    def loop(self, table: Table, plan: Plan, stop: Stop, evaluate: Evaluate) -> tuple[Loop, TrainState]:
         """Puts the loop together, and restores the newest checkpoint where there is one."""
-        episode = self.config.episode
-        plan = episode_sampling.make(
-            table, tasks=episode.tasks, way=episode.way, shot=episode.shot, queries=episode.queries
-        )
         key = named_key(self.config.seed, "train")
         reader = make_reader(self.config.data, self.mesh, table, plan, key)
-        create, like, optimizer = self.first_state(table)
-        checkpoints = Checkpoints(self.workdir / "checkpoints", best_metric=BEST)
+        window = plan.first_window() if isinstance(plan, RefreshedPlan) else None
+        create, like, optimizer = self.first_state(table, window)
+        checkpoints = Checkpoints(self.workdir / "checkpoints", best_metric=self.config.eval.best)
         clock = Clock.of(self.config)
         newest = checkpoints.latest()
         state = create() if newest is None else checkpoints.restore(newest, like)
@@ -110,18 +139,20 @@ class Run:
             say(f"continuing from step {newest:,} ({checkpoints.folder / str(newest)})")
         augment = Augment(**self.config.augment)
 
-        def prepare(batch: Episode, step_key: jax.Array) -> Episode:
-            return prepare_episode(batch, self.preprocess, augment, step_key)
+        def prepared(batch: Batch | Episode, step_key: jax.Array) -> Batch | Episode:
+            return prepare(batch, self.preprocess, augment, step_key)
 
         program = make_dispatch(
             self.algorithm,
             optimizer,
             reader,
-            prepare,
+            prepared,
             mesh=self.mesh,
             key=named_key(self.config.seed, "step"),
+            frozen=optimizers.frozen(self.config.optimizer, state.variables.params),
         )
         start = newest or 0
+        reader.begin_window(state.window)
         dispatch: Dispatch = program
         if start < clock.steps:
             given = reader.inputs(start, clock.steps_per_call)
@@ -138,12 +169,35 @@ class Run:
             progress=Progress(start=start, steps=clock.steps),
             evaluate=evaluate,
             stop=stop,
+            refresh=self.refresh(table, plan) if isinstance(plan, RefreshedPlan) else None,
+            watch=self.algorithm.warning,
         )
         return loop, state
 
-    def checkpoints(self) -> Checkpoints:
-        """Opens the run's checkpoints to read them."""
-        return Checkpoints(self.workdir / "checkpoints", best_metric=BEST, read_only=True)
+    def refresh(self, table: Table, plan: RefreshedPlan) -> Refresh:
+        """Returns what embeds all training photos, and looks up each anchor's nearest wrong gallery photos.
+
+        Photos are embedded as in test, without augmentation; anchors are spread over the devices.
+        """
+        if not hasattr(self.algorithm, "refresh"):
+            raise ValueError(
+                f"method {self.config.algorithm.name!r} has no refresh: choose another --config.sampler.name"
+            )
+        embed = jax.jit(lambda v, images: self.algorithm.outputs(v, self.preprocess(images))["embedding"])
+        photos = Searcher(table, embed, self.preprocess, self.mesh, self.config.eval.distance, False)
+        anchor, gallery = plan.sides(table)
+        label, devices = table.label.codes, self.mesh.size
+        filled = np.concatenate([anchor, np.repeat(anchor[:1], -len(anchor) % devices)])
+        look_up = functools.partial(self.algorithm.refresh, count=plan.neighbours)
+        spread = jax.jit(over_rows(self.mesh, look_up, spread=(True, True, False, False), results=P(AXIS)))
+
+        def refreshed(state: TrainState) -> TrainState:
+            embeddings = photos.embeddings(state.variables)
+            place, found = spread(embeddings[filled], label[filled], embeddings[gallery], label[gallery])
+            window = Neighbours(place[: len(anchor)], found[: len(anchor)])
+            return state.replace(window=jax.device_put(window, replicated(self.mesh)))  # type: ignore[attr-defined]
+
+        return refreshed
 
     def described(self, table: Table) -> dict[str, Any]:
         """Returns what a checkpoint says beside its state."""
@@ -162,19 +216,19 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
     """
     begun = time.perf_counter()
     Clock.of(config)
-    run = Run(config, workdir, command)
     # Every error that a user can mend comes before the first step and before the workdir.
-    table = run.table(config.data.train_split)
-    episode_sampling.make(table, **config.episode)
-    val = run.judge(run.table(config.eval.split)) if config.eval.every else None
-    test = run.judge(run.table(config.eval.test_split))
+    table = training_table(config)
+    plan = make_plan(config, table)
+    run = Run(config, workdir, command, len(table.label.names), training_mesh(config, units(plan)))
+    val = run.judge(load_table(config, config.eval.split)) if config.eval.every else None
+    test = run.judge(load_table(config, config.eval.test_split))
     open_workdir(config, workdir)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         return {} if val is None else val.during(state.variables)
 
     with Stop().listening() as stop:
-        loop, state = run.loop(table, stop, evaluate)
+        loop, state = run.loop(table, plan, stop, evaluate)
         try:
             state = loop.run(state)
         finally:
@@ -197,10 +251,30 @@ def evaluate(workdir: Path, config: ConfigDict | None, command: list[str]) -> in
     Raises:
       ValueError: There is no run in the workdir, or it was made with another config.
     """
-    run = Run(config_for_evaluation(workdir, config), workdir, command)
-    test = run.judge(run.table(run.config.eval.test_split))
-    finish(run, test, run.checkpoints(), seconds=seconds_so_far(workdir))
+    run, checkpoints = reopened(workdir, config_for_evaluation(workdir, config), command)
+    test = run.judge(load_table(run.config, run.config.eval.test_split))
+    finish(run, test, checkpoints, seconds=seconds_so_far(workdir))
     return 0
+
+
+def training_mesh(config: ConfigDict, count: int) -> Mesh:
+    """Returns the devices over which a step's tasks or photos are spread, and says which are left out."""
+    mesh, devices = data_mesh(usable_devices(count, wanted=config.train.devices)), jax.device_count()
+    if mesh.size < devices:
+        say(f"training on {mesh.size} of {devices} devices, over which {count} tasks or photos spread evenly")
+    return mesh
+
+
+def reopened(workdir: Path, config: ConfigDict, command: list[str]) -> tuple[Run, Checkpoints]:
+    """Opens a workdir to judge or use what was trained in it.
+
+    Raises:
+      ValueError: There is no checkpoint.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints", best_metric=config.eval.best, read_only=True)
+    labels = len(checkpoints.described(best_step(checkpoints))["labels"])
+    mesh = data_mesh(config.train.devices or jax.device_count())
+    return Run(config, workdir, command, labels, mesh), checkpoints
 
 
 def finish(run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float) -> None:
@@ -250,12 +324,11 @@ def embedder_of(workdir: Path) -> embedder.Embedder:
     Raises:
       ValueError: There is no run in the workdir, or it was trained on features.
     """
-    run = Run(config_for_evaluation(workdir, None), workdir, [])
+    run, checkpoints = reopened(workdir, config_for_evaluation(workdir, None), [])
     if run.config.data.source == "features":
         raise ValueError(f"{workdir} was trained on features: it embeds no photos")
-    checkpoints = run.checkpoints()
-    sample = np.zeros((0, run.preprocess.size, run.preprocess.size, run.preprocess.channels), np.uint8)
-    nothing = Table(source="", label=Coded.of([]), split=np.array([], str), images=sample)
+    nobody = np.zeros((0, run.preprocess.size, run.preprocess.size, run.preprocess.channels), np.uint8)
+    nothing = Table(source="", label=Coded.of([]), split=np.array([], str), images=nobody)
     variables = checkpoints.restore(best_step(checkpoints), run.first_state(nothing)[1]).variables
     embed = jax.jit(lambda images: run.algorithm.outputs(variables, run.preprocess(images))["embedding"])
     weights = {"params": variables.params, **variables.collections}

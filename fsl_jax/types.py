@@ -87,6 +87,21 @@ class PerItem:
 
 
 @flax.struct.dataclass
+class PerAnchor:
+    """Sums an anchor, where the single elements would not fit into memory; only reducers divide.
+
+    Attributes:
+      total: Sum of an anchor's elements.
+      count: How many they are.
+      active: How many of them are above 0.
+    """
+
+    total: Float[Array, "a"]
+    count: Num[Array, "a"]
+    active: Num[Array, "a"]
+
+
+@flax.struct.dataclass
 class Mean:
     """A sum and a count, so that parts of a set can be added (over tasks, over devices) before the one division.
 

@@ -20,7 +20,7 @@ FREE_IN_EVALUATION = (
 )  # fmt: skip
 SHOWN = (
     "accuracy", "accuracy_ci95", "chance", "way", "shot", "queries", "episodes", "norm_mode", "transductive",
-    "eval_inner_steps", "labels_seen_in_training", "embedding", "mAP", "mAP_of_chance", "R@1", "R@5",
+    "eval_inner_steps", "loss", "mining", "labels_seen_in_training", "embedding", "mAP", "mAP_of_chance", "R@1", "R@5",
     "checkpoint_step", "steps", "seconds",
 )  # fmt: skip
 """Figures of the table that a run ends with; result.json and the report have all."""
@@ -92,7 +92,8 @@ def keep_result(workdir: Path, result: dict[str, Any], parts: list[Any], command
 
     from fsl_jax.evaluation import report
 
-    title = f"{result['method']} on {result['source']}, {result['way']}-way {result['shot']}-shot"
+    task = f"{result['way']}-way {result['shot']}-shot" if "way" in result else "retrieval"
+    title = f"{result['method']} on {result['source']}, {task}"
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     write_json(workdir / "result.json", result)
     figures = report.result_figures({name: value for name, value in result.items() if "/" not in name})

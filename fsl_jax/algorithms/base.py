@@ -1,11 +1,11 @@
 """The contract that every method fulfils, and what methods over few-shot tasks share.
 
-An algorithm knows neither files nor devices nor optimisers. The step hands it a batch with prepared (float) photos;
-photos that were spread over devices come back as one mean.
+An algorithm knows neither files nor devices nor optimisers. The step hands it prepared (float) photos: tasks that
+were spread over devices come back as one mean; a flat batch is one batch, however many devices share it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import flax.linen as nn
@@ -20,6 +20,8 @@ from fsl_jax.models.layers import Statistics, is_transductive, norm_statistics
 from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar
 
 Result = TypeVar("Result")
+Frozen = Any
+"""Whether each parameter stays as it is: a pytree of Python booleans like the parameters; None is none."""
 
 
 @flax.struct.dataclass
@@ -54,9 +56,12 @@ class Algorithm(Protocol):
         """Makes the first variables; `sample` has prepared photos."""
 
     def gradient(
-        self, params: Params, collections: Collections, batch: Any, key: Key
+        self, params: Params, collections: Collections, batch: Any, key: Key, *, frozen: Frozen = None
     ) -> tuple[tuple[Scalar, Aux], Params]:
-        """Returns ((loss, aux), gradient); `key` is one key, or one a task where tasks are given."""
+        """Returns ((loss, aux), gradient); `key` is one key, or one a task where tasks are given.
+
+        Parameters that are frozen have a gradient of 0, which costs nothing.
+        """
 
     def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
         """Returns at least "embedding" [n, d]; a photo's does not depend on the other photos."""
@@ -67,8 +72,18 @@ class Algorithm(Protocol):
     def after_update(self, variables: Variables) -> Variables:
         """Moves what no gradient moves."""
 
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """Says what is wrong where the logged figures of a run, by name, show it."""
+
     def facts(self) -> dict[str, str | int | float | bool]:
         """Says what belongs to every figure of this method, such as its norm mode."""
+
+
+def still(params: Params, frozen: Frozen) -> Params:
+    """Makes frozen parameters constants, so that no backward pass is computed for what they alone need."""
+    if frozen is None:
+        return params
+    return jax.tree.map(lambda p, stays: lax.stop_gradient(p) if stays else p, params, frozen)
 
 
 def _largest_divisor(count: int, limit: int) -> int:
@@ -113,6 +128,14 @@ def sum_over_tasks(function: Callable[[Any], Result], tasks: PyTree, *, chunk: i
     shapes = jax.eval_shape(sum_of, jax.tree.map(lambda a: a[0], chunks))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, sum_of(part)), None), zeros, chunks)[0]
+
+
+def over_tasks(function: Callable[[Episode], Array], episode: Episode, *, wanted: int) -> Array:
+    """Stacks a function's results over the tasks of a meta-batch; `wanted` as in `chunk_of_tasks`."""
+    chunk = chunk_of_tasks(episode.tasks, wanted)
+    if chunk == episode.tasks:
+        return jax.vmap(function)(episode)
+    return lax.map(function, episode, batch_size=chunk)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,11 +184,13 @@ class EpisodeAlgorithm:
         return _averaged(total, batch.tasks)
 
     def gradient(
-        self, params: Params, collections: Collections, batch: Episode, key: Key
+        self, params: Params, collections: Collections, batch: Episode, key: Key, *, frozen: Frozen = None
     ) -> tuple[tuple[Scalar, Aux], Params]:
         """Averages loss and gradient over the tasks; a chunk's gradient is taken before the next chunk starts."""
         chunk = chunk_of_tasks(batch.tasks, self.chunk)
-        gradient = jax.value_and_grad(self.task_loss, has_aux=True)
+        gradient = jax.value_and_grad(
+            lambda params, *given: self.task_loss(still(params, frozen), *given), has_aux=True
+        )
         total, gradients = sum_over_tasks(
             lambda task: gradient(params, collections, *task), (batch, key), chunk=chunk
         )
@@ -173,10 +198,7 @@ class EpisodeAlgorithm:
 
     def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
         """Returns the logits of every task's queries."""
-        chunk = chunk_of_tasks(episode.tasks, self.chunk)
-        if chunk == episode.tasks:
-            return jax.vmap(lambda task: self.task_logits(variables, task))(episode)
-        return lax.map(lambda task: self.task_logits(variables, task), episode, batch_size=chunk)
+        return over_tasks(lambda task: self.task_logits(variables, task), episode, wanted=self.chunk)
 
     def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
         """Embeds photos with running statistics, so that a photo's embedding is its own."""
@@ -206,6 +228,11 @@ class EpisodeAlgorithm:
     def after_update(self, variables: Variables) -> Variables:
         """Leaves the variables as they are."""
         return variables
+
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """Has nothing to warn of."""
+        del figures
+        return None
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """Names the norm mode, and whether it makes predictions transductive."""

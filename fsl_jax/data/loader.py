@@ -12,9 +12,9 @@ from jaxtyping import Array, Int, UInt8
 
 from fsl_jax.data.read import Fit, read_row
 from fsl_jax.data.table import Table
-from fsl_jax.mesh import rows_sharding
-from fsl_jax.sampling.episodes import EpisodePlan, LabelRows
-from fsl_jax.types import Episode, Key
+from fsl_jax.mesh import replicated, rows_sharding
+from fsl_jax.sampling.plan import Plan
+from fsl_jax.types import Batch, Episode, Key
 
 PLANNED = 256
 """Steps whose rows are planned at once; at the end of these the readers start anew."""
@@ -22,9 +22,15 @@ PLANNED = 256
 
 @flax.struct.dataclass
 class StreamedPhotos:
-    """One step's photos, in the order of the plan's rows."""
+    """One step's photos.
 
-    images: UInt8[Array, "tasks way photos h w c"]
+    Attributes:
+      images: In the order of the plan's rows.
+      rows: The plan's rows.
+    """
+
+    images: UInt8[Array, "*rows h w c"]
+    rows: Int[Array, "*rows"]
 
 
 @dataclasses.dataclass
@@ -47,7 +53,7 @@ class StreamingReader:
     """
 
     table: Table
-    plan: EpisodePlan
+    plan: Plan
     key: Key
     mesh: Mesh
     size: int
@@ -56,46 +62,64 @@ class StreamingReader:
     threads: int
     ahead: int
     constant: Any = ()
-    _steps: Iterator[np.ndarray] | None = dataclasses.field(default=None, repr=False)
+    _window: Any = ()
+    _steps: Iterator[tuple[np.ndarray, np.ndarray]] | None = dataclasses.field(default=None, repr=False)
     _next_step: int = -1
 
     def __post_init__(self) -> None:
         self._cpu = jax.local_devices(backend="cpu")[0]
         with jax.default_device(self._cpu):
-            columns = LabelRows.of(self.table)
+            self._columns = self.plan.columns(self.table)
             key = jax.device_put(self.key, self._cpu)
-            self._rows = jax.jit(jax.vmap(lambda step: self.plan.rows(columns, key, step)))
+            self._rows = jax.jit(
+                jax.vmap(
+                    lambda columns, step, window: self.plan.rows(columns, key, step, window),
+                    in_axes=(None, 0, None),
+                )
+            )
+        self.constant = jax.device_put(self._columns, replicated(self.mesh))
 
-    def rows(self, step: int, count: int) -> Int[np.ndarray, "count tasks way photos"]:
+    def rows(self, step: int, count: int) -> Int[np.ndarray, "count *rows"]:
         """Returns the rows of the steps from `step` on."""
         with jax.default_device(self._cpu):
-            return np.asarray(self._rows(np.arange(step, step + count, dtype=np.int32)))
+            steps = np.arange(step, step + count, dtype=np.int32)
+            return np.asarray(self._rows(self._columns, steps, self._window))
 
     def inputs(self, step: int, count: int) -> StreamedPhotos:
-        """Returns the photos of the steps from `step` on, spread over the devices by task."""
+        """Returns the photos of the steps from `step` on, spread over the devices by their first axis."""
         if step != self._next_step or self._steps is None:
             self.close()
             self._steps = self._read_from(step)
-        images = np.stack([next(self._steps) for _ in range(count)])
+        images, rows = (
+            np.stack(parts) for parts in zip(*(next(self._steps) for _ in range(count)), strict=True)
+        )
         self._next_step = step + count
-        return StreamedPhotos(jax.device_put(images, rows_sharding(self.mesh, axis=1)))
+        return jax.device_put(StreamedPhotos(images, rows), rows_sharding(self.mesh, axis=1))
 
-    def fetch(self, constant: Any, given: StreamedPhotos) -> Episode:
-        """Parts one step's photos; runs inside the jitted step."""
-        del constant
-        return self.plan.assemble(given.images)
+    def fetch(self, constant: Any, given: StreamedPhotos, window: Any = ()) -> Batch | Episode:
+        """Joins one step's photos with their labels; runs inside the jitted step."""
+        del window
+        return self.plan.assemble(given.images, constant, given.rows)
+
+    def begin_window(self, window: Any) -> None:
+        """Plans what follows with another window."""
+        self._window = jax.device_put(jax.tree.map(np.asarray, window), self._cpu)
+        self.close()
 
     def close(self) -> None:
         """Stops reading ahead."""
         self._steps = None
         self._next_step = -1
 
-    def _read_from(self, step: int) -> Iterator[np.ndarray]:
+    def _read_from(self, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        window = getattr(self.plan, "refresh_every", 0)
         while True:
-            yield from self._read(self.rows(step, PLANNED))
-            step += PLANNED
+            # Rows behind the end of a window depend on the next one.
+            count = min(PLANNED, window - step % window) if window else PLANNED
+            yield from self._read(self.rows(step, count))
+            step += count
 
-    def _read(self, rows: Int[np.ndarray, "steps tasks way photos"]) -> Iterator[np.ndarray]:
+    def _read(self, rows: Int[np.ndarray, "steps *rows"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import grain
 
         a_step = rows[0].size
@@ -103,8 +127,8 @@ class StreamingReader:
         photos = (
             grain.MapDataset.source(rows.reshape(-1)).map(self.photo).to_iter_dataset(options).batch(a_step)
         )
-        for images in photos:
-            yield images.reshape(*rows.shape[1:], self.size, self.size, self.channels)
+        for of_step, images in zip(rows, photos, strict=True):
+            yield images.reshape(*of_step.shape, self.size, self.size, self.channels), of_step
 
     def photo(self, row: int) -> UInt8[np.ndarray, "h w c"]:
         """Reads the photo of a row."""

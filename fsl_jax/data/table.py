@@ -100,6 +100,8 @@ class Table:
       levels: Category levels from coarse to fine, by name.
       attributes: Stated properties.
       text: Description a row; "" where there is none.
+      numbers: Further columns of one vector a row, by name, that a training step is given, such as "text" for
+        description vectors.
 
     Raises:
       ValueError: Columns differ in length, or a value is not allowed.
@@ -116,6 +118,7 @@ class Table:
     levels: Mapping[str, Coded] = dataclasses.field(default_factory=dict)
     attributes: Attributes | None = None
     text: np.ndarray | None = None
+    numbers: Mapping[str, Float[np.ndarray, "n t"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.images is None):
@@ -141,6 +144,7 @@ class Table:
         coded = {"domain": self.domain, **{f"levels[{name}]": level for name, level in self.levels.items()}}
         lengths = {name: len(column) for name, column in columns.items() if column is not None}
         lengths |= {name: len(column.codes) for name, column in coded.items() if column is not None}
+        lengths |= {f"numbers[{name}]": len(column) for name, column in self.numbers.items()}
         return lengths | ({"attributes": len(self.attributes.values)} if self.attributes is not None else {})
 
     def _check_values(self, name: str, column: np.ndarray, allowed: Sequence[str]) -> None:
@@ -188,6 +192,7 @@ class Table:
             levels={name: level.take(rows) for name, level in self.levels.items()},
             attributes=None if self.attributes is None else self.attributes.take(rows),
             text=some(self.text),
+            numbers={name: column[rows] for name, column in self.numbers.items()},
         )
 
     def select(self, split: str) -> "Table":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -11,14 +11,13 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from fsl_jax.algorithms.base import Algorithm, Variables
-from fsl_jax.data.augment import Preprocess, prepare_episode
+from fsl_jax.data.augment import Preprocess, prepare
 from fsl_jax.data.read import read_row
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import probe, report, retrieval
-from fsl_jax.evaluation.embed import embed_table
-from fsl_jax.evaluation.episodes import EpisodeEvaluator
+from fsl_jax.evaluation.episodes import EpisodeEvaluator, EpisodeFigures
+from fsl_jax.evaluation.searching import Searcher
 from fsl_jax.mesh import replicated
-from fsl_jax.progress import Counter
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.episodes import EpisodePlan
 from fsl_jax.sampling.keys import named_key
@@ -41,6 +40,7 @@ class Judge:
       preprocess: How they are prepared.
       mesh: Devices.
       make_reader: From table, plan and key to a reader, as in training.
+      searches: Further tables in which is searched, by name.
     """
 
     config: ConfigDict
@@ -49,8 +49,29 @@ class Judge:
     preprocess: Preprocess
     mesh: Mesh
     make_reader: MakeReader
+    searches: Mapping[str, Table] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._embed = jax.jit(self._embeddings)
+        self.searcher = self._searcher(self.table)
+        self._others = {name: self._searcher(table) for name, table in self.searches.items()}
+        if self.judges_episodes:
+            self._plan_episodes()
+        elif not self.config.retrieval:
+            raise ValueError(
+                "config.eval.episodes is 0 and config.eval.retrieval False: nothing is left to judge"
+            )
+
+    @property
+    def judges_episodes(self) -> bool:
+        """Whether few-shot episodes are judged; without any, retrieval alone is."""
+        return self.config.episodes > 0
+
+    def _searcher(self, table: Table) -> Searcher:
+        how = self.config.distance, self.config.same_domain_is_junk
+        return Searcher(table, self._embed, self.preprocess, self.mesh, *how)
+
+    def _plan_episodes(self) -> None:
         if self.algorithm.way not in (None, self.config.way):
             raise ValueError(
                 f"config.eval.way is {self.config.way}, but this method's head has {self.algorithm.way} labels: "
@@ -62,7 +83,6 @@ class Judge:
             self.table, tasks=at_once, way=settings.way, shot=settings.shot, queries=settings.queries
         )
         self._at_once = at_once
-        self._embed = jax.jit(self._embeddings)
 
     @functools.cached_property
     def _on_episodes(self) -> EpisodeEvaluator:
@@ -71,7 +91,7 @@ class Judge:
         return EpisodeEvaluator(
             self.algorithm,
             reader,
-            lambda episode: prepare_episode(episode, self.preprocess, None, None),
+            lambda episode: prepare(episode, self.preprocess, None, None),
             mesh=self.mesh,
             at_once=self._at_once,
         )
@@ -82,12 +102,15 @@ class Judge:
     def during(self, variables: Variables) -> Figures:
         """Returns the figures that are logged while a run goes on."""
         variables = self._here(variables)
-        few_shot = self._on_episodes(variables, episodes=self.config.episodes_during)
-        figures = {"accuracy": few_shot.mean, "accuracy_ci95": few_shot.ci95}
+        figures: Figures = {}
+        if self.judges_episodes and self.config.episodes_during:
+            few_shot = self._on_episodes(variables, episodes=self.config.episodes_during)
+            figures = {"accuracy": few_shot.mean, "accuracy_ci95": few_shot.ci95}
         if self.config.retrieval:
-            found, embeddings = self.search(variables)
+            found, embeddings = self.searcher.search(variables)
             means = found.means()
             figures |= {name: means[name] for name in ("mAP", "R@1")}
+            figures |= self._of_searches(variables)
             if self.config.grid.during and self._cells():
                 figures |= _grid_figures(self._grid(embeddings, *self._cells()))
         return figures
@@ -95,20 +118,15 @@ class Judge:
     def final(self, variables: Variables) -> tuple[dict[str, float | int | str | bool], list[report.Part]]:
         """Returns all figures of a result, and the pictures that go with them."""
         variables = self._here(variables)
-        few_shot = self._on_episodes(variables, episodes=self.config.episodes)
-        settings = ("way", "shot", "queries", "episodes")
-        figures: dict[str, float | int | str | bool] = {
-            "accuracy": few_shot.mean,
-            "accuracy_ci95": few_shot.ci95,
-            "chance": 1 / self.config.way,
-            **{name: self.config[name] for name in settings},
-            **self.algorithm.facts(),
-        }
-        parts: list[report.Part] = (
-            [] if self.table.has_features else [self._episode_part(few_shot.predicted[0])]
-        )
+        figures: dict[str, float | int | str | bool] = {}
+        parts: list[report.Part] = []
+        if self.judges_episodes:
+            few_shot = self._on_episodes(variables, episodes=self.config.episodes)
+            figures |= self._few_shot_figures(few_shot)
+            parts += [] if self.table.has_features else [self._episode_part(few_shot.predicted[0])]
+        figures |= self.algorithm.facts()
         if self.config.retrieval:
-            found, embeddings = self.search(variables)
+            found, embeddings = self.searcher.search(variables)
             means = found.means()
             counts = {
                 f"retrieval_{name}": int(means.pop(name)) for name in ("queries", "queries_without_match")
@@ -117,7 +135,8 @@ class Judge:
                 **means,
                 **counts,
                 "retrieval_distance": self.config.distance,
-                "mAP_of_chance": self._base_rate(),
+                "mAP_of_chance": self.searcher.base_rate(),
+                **self._of_searches(variables),
             }
             parts += self._retrieval_parts(found, embeddings)
             if self._cells():
@@ -125,6 +144,23 @@ class Judge:
                 figures |= _grid_figures(grid)
                 parts += _grid_parts(grid)
         return figures, parts
+
+    def _few_shot_figures(self, few_shot: EpisodeFigures) -> dict[str, float | int]:
+        settings = ("way", "shot", "queries", "episodes")
+        return {
+            "accuracy": few_shot.mean,
+            "accuracy_ci95": few_shot.ci95,
+            "chance": 1 / self.config.way,
+            **{name: self.config[name] for name in settings},
+        }
+
+    def _of_searches(self, variables: Variables) -> Figures:
+        """Returns the figures of the further searches, as "name/mAP"."""
+        figures: Figures = {}
+        for name, searcher in self._others.items():
+            means = searcher.search(variables)[0].means()
+            figures |= {f"{name}/{measure}": means[measure] for measure in ("mAP", "R@1")}
+        return figures
 
     def _cells(self) -> tuple[tuple[int, ...], tuple[int, ...]] | tuple[()]:
         """Returns those ways and shots of the grid for which the split has labels and photos."""
@@ -158,49 +194,6 @@ class Judge:
         """Puts variables on all of the judge's devices; training may use fewer, where tasks do not spread evenly."""
         return jax.device_put(variables, replicated(self.mesh))
 
-    @property
-    def _sides(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows of queries and of the gallery; None is leave-one-out among all photos."""
-        role = self.table.role
-        if role is None or not ((role == "query").any() and (role == "gallery").any()):
-            return np.arange(len(self.table)), None
-        return np.flatnonzero(role == "query"), np.flatnonzero(role == "gallery")
-
-    def embeddings(self, variables: Variables) -> Float[Array, "n d"]:
-        """Embeds the split's photos, on the devices."""
-        return embed_table(
-            lambda images: self._embed(variables, images),
-            self.table,
-            self.preprocess,
-            mesh=self.mesh,
-            block=128,
-        )
-
-    def search(self, variables: Variables) -> tuple[retrieval.PerQuery, Float[Array, "n d"]]:
-        """Searches the gallery photos with the query photos, or, where there are no roles, all photos in themselves."""
-        embeddings, labels = self.embeddings(variables), self.table.label.codes
-        queries, gallery = self._sides
-        found = retrieval.retrieval_per_query(
-            embeddings if gallery is None else embeddings[queries],
-            None if gallery is None else embeddings[gallery],
-            labels[queries],
-            None if gallery is None else labels[gallery],
-            distance=self.config.distance,
-            devices=list(self.mesh.devices.flat),
-            progress=Counter("searching", unit="queries"),
-        )
-        return found, embeddings
-
-    def _base_rate(self) -> float:
-        """Returns the mAP of embeddings that are all equal: the mean share of matches in the gallery."""
-        queries, gallery = self._sides
-        codes, names = self.table.label.codes, len(self.table.label.names)
-        alone = gallery is None
-        searched = np.bincount(codes if gallery is None else codes[gallery], minlength=names)
-        matches = searched[codes[queries]] - alone
-        share = matches / (searched.sum() - alone)
-        return float(share[matches > 0].mean()) if (matches > 0).any() else float("nan")
-
     def _episode_part(self, predicted: np.ndarray) -> report.Part:
         key = named_key(self.config.seed, "evaluate")
         one = dataclasses.replace(self.plan, tasks=1)
@@ -230,21 +223,15 @@ class Judge:
     ) -> list[report.Part]:
         strips = [] if self.table.has_features else self._strips(found, embeddings)
         curve = report.precision_recall_curve(found.precision_at_recall())
-        return [*strips, curve, *self._by_category(found, self._sides[0])]
+        return [*strips, curve, *self._by_category(found, self.searcher.sides[0])]
 
     def _strips(self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]) -> list[report.Strip]:
-        queries, gallery = self._sides
+        queries, gallery = self.searcher.sides
         shown = gallery if gallery is not None else queries
         k = min(8, len(shown) - (gallery is None))
         if not found.has_match.any() or k < 1:
             return []
-        nearest = retrieval.nearest(
-            embeddings if gallery is None else embeddings[queries],
-            None if gallery is None else embeddings[gallery],
-            k=k,
-            distance=self.config.distance,
-            devices=list(self.mesh.devices.flat),
-        )
+        nearest = self.searcher.nearest(embeddings, k=k)
         return report.strips_of_queries(
             found.average_precision,
             nearest.row,

@@ -1,1 +1,1 @@
-"""Which pairs and triplets of a batch take part in the loss."""
+"""Mining: which pairs and triplets of a batch, or of the whole set, a loss looks at."""

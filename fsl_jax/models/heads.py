@@ -11,7 +11,7 @@ from fsl_jax.models.layers import Statistics, at_least_float32
 from fsl_jax.ops.norm import l2_normalise
 
 Pooling = Literal["average", "max", "gem"]
-Activation = Literal["none", "relu", "leaky_relu", "sigmoid"]
+Activation = Literal["none", "relu", "leaky_relu", "sigmoid", "leaky_sigmoid"]
 
 _GEM_FLOOR = 1e-6
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -19,6 +19,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "leaky_relu": nn.leaky_relu,
     "sigmoid": nn.sigmoid,
+    "leaky_sigmoid": lambda features: nn.sigmoid(nn.leaky_relu(features)),
 }
 
 
@@ -90,6 +91,7 @@ class Head(nn.Module):
     Published heads:
       One linear layer: sizes=(128,).
       Siamese ResNet-18 (Santos Garcia et al. 2022): sizes=(512, 256), hidden="leaky_relu", output="sigmoid".
+      Triplet ResNet-18 (the same): sizes=(512,), output="leaky_sigmoid": both activations, one after the other.
       Prototypical ResNet-50 (the same): sizes=(1024, 512), hidden="relu", output="sigmoid".
       Gajic and Baldrich 2018: one linear layer, normalised=True.
 

@@ -6,6 +6,7 @@ code runs inside the jitted step, where the set lies on the devices, and on the 
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -74,8 +75,12 @@ class EpisodePlan:
     labels: int
     most_photos: int
 
+    def columns(self, table: Table) -> LabelRows:
+        """Takes what `rows` needs from the table."""
+        return LabelRows.of(table)
+
     def rows(
-        self, columns: LabelRows, key: Key, step: Int[Array, ""] | int
+        self, columns: LabelRows, key: Key, step: Int[Array, ""] | int, window: Any = ()
     ) -> Int[Array, "tasks way photos"]:
         """Draws the rows of one step's tasks.
 
@@ -83,10 +88,12 @@ class EpisodePlan:
           columns: Where the table's labels lie.
           key: Of the run; the same key and step give the same rows, on any number of devices.
           step: Number of the step.
+          window: Nothing; of plans that look at embeddings.
 
         Returns:
           Row numbers; the first `shot` of a label are its support.
         """
+        del window
         episodes = jnp.asarray(step, jnp.uint32) * self.tasks + jnp.arange(self.tasks, dtype=jnp.uint32)
         keys = jax.vmap(partial(jax.random.fold_in, key))(episodes)
         return jax.vmap(partial(self._task, columns))(keys)
@@ -99,8 +106,11 @@ class EpisodePlan:
         photos = jax.vmap(draw)(jax.random.split(of_photos, self.way), columns.count[labels])
         return columns.start[labels][:, None] + photos
 
-    def assemble(self, images: Num[Array, "tasks way photos h w c"]) -> Episode:
-        """Parts the photos of the drawn rows into support and query."""
+    def assemble(
+        self, images: Num[Array, "tasks way photos h w c"], columns: Any = None, rows: Any = None
+    ) -> Episode:
+        """Parts the photos of the drawn rows into support and query; labels count from 0 in each task."""
+        del columns, rows
         support, query = images[:, :, : self.shot], images[:, :, self.shot :]
         return Episode(self._batch(support), self._batch(query), way=self.way)
 

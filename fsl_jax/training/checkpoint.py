@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from fsl_jax.training.state import TrainState
 
 Described = Mapping[str, Any]
@@ -98,10 +100,21 @@ class Checkpoints:
 
         Args:
           step: Which checkpoint.
-          like: Shapes of the state, with the sharding that says on which devices it shall lie.
+          like: Shapes of the state, with the sharding that says on which devices it shall lie. Without a window it
+            is that of a judge, who does not know the training photos; the saved one is then read as it is.
         """
+        if not like.window:
+            like = like.replace(window=self._window(step, like.step.sharding))  # type: ignore[attr-defined]
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(like))
         return self._manager.restore(step, args=args)["state"]
+
+    def _window(self, step: int, sharding: Any) -> Any:
+        """Returns the shapes of the saved window, or nothing where there is none."""
+        saved = self._manager.item_metadata(step)["state"].tree.get("window") or {}
+        return {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+            for name, array in saved.items()
+        }
 
     def described(self, step: int) -> dict[str, Any]:
         """Reads what was said beside a state."""

@@ -17,6 +17,7 @@ class Clock:
       log_every: Period of the log.
       eval_every: Period of evaluation.
       save_every: Period of checkpoints.
+      refresh_every: Steps of a window, at whose start the plan is given new embeddings.
     """
 
     steps: int
@@ -24,6 +25,7 @@ class Clock:
     log_every: int
     eval_every: int
     save_every: int
+    refresh_every: int = 0
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Clock":
@@ -44,6 +46,9 @@ class Clock:
             "eval.every": config.eval.every,
             "train.save_every": train.save_every,
         }
+        refresh_every = config.sampler.options.get("refresh_every", 0)
+        if refresh_every:
+            periods["sampler.options.refresh_every"] = refresh_every
         for name, period in periods.items():
             if period < 0 or period % train.steps_per_call:
                 near = max(round(period / train.steps_per_call), 1) * train.steps_per_call
@@ -51,7 +56,8 @@ class Clock:
                     f"config.{name} is {period}, no multiple of config.train.steps_per_call "
                     f"({train.steps_per_call}): try --config.{name}={near}"
                 )
-        return cls(train.steps, train.steps_per_call, train.log_every, config.eval.every, train.save_every)
+        every = train.log_every, config.eval.every, train.save_every, refresh_every
+        return cls(train.steps, train.steps_per_call, *every)
 
     def _due(self, step: int, every: int) -> bool:
         return bool(every) and step % every == 0
@@ -59,6 +65,10 @@ class Clock:
     def logs(self, step: int) -> bool:
         """Whether the log is due after `step` steps; it always is at the end."""
         return step == self.steps or self._due(step, self.log_every)
+
+    def refreshes(self, step: int) -> bool:
+        """Whether a window begins after `step` steps."""
+        return self._due(step, self.refresh_every)
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation is due after `step` steps; where there are any, one is at the end."""

@@ -122,11 +122,12 @@ class Progress:
             self._task = self._bar.add_task("", total=steps, completed=start, figures="")
             self._bar.start()
 
-    def update(self, step: int, loss: float, accuracy: float, *, seconds: float) -> None:
+    def update(self, step: int, loss: float, accuracy: float | None, *, seconds: float) -> None:
         """Shows the last step's figures; `seconds` is what the dispatch took, evaluations aside."""
         self._seconds += seconds
         rate = (step - self._start) / max(self._seconds, 1e-9)
-        figures = f"loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {rate:.1f} steps/s"
+        hits = "" if accuracy is None else f"  accuracy {100 * accuracy:.1f} %"
+        figures = f"loss {loss:.3f}{hits}  {rate:.1f} steps/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, figures=figures)
         elif time.perf_counter() - self._said > 10 or step == self._steps:

@@ -19,6 +19,8 @@ from fsl_jax.training.step import Reader, first_not_finite
 
 Dispatch = Callable[[TrainState, Any, Any], tuple[TrainState, Mapping[str, Any]]]
 Evaluate = Callable[[TrainState], Mapping[str, float]]
+Refresh = Callable[[TrainState], TrainState]
+Watch = Callable[[Mapping[str, float]], str | None]
 
 
 class Diverged(ValueError):
@@ -69,6 +71,8 @@ class Loop:
       progress: What the user sees.
       evaluate: Judges a state while the run goes on; its figures are logged as "eval/...".
       stop: Asked after each dispatch.
+      refresh: Gives a state the window of the steps that follow; None where the plan has no windows.
+      watch: Says what is wrong where logged figures show it; shown once.
     """
 
     dispatch: Dispatch
@@ -80,6 +84,8 @@ class Loop:
     progress: Progress
     evaluate: Evaluate
     stop: Stop
+    refresh: Refresh | None = None
+    watch: Watch = lambda figures: None
 
     def run(self, state: TrainState) -> TrainState:
         """Trains until the clock's end, or until it is asked to stop; the last state is saved.
@@ -88,7 +94,13 @@ class Loop:
           Diverged: Loss or gradient are not finite; what was saved before stays.
         """
         step, averages = int(state.step), Averages()
+        warned: set[str] = set()
+        self.reader.begin_window(state.window)
         while step < self.clock.steps and self.stop.asked_by is None:
+            if self.refresh is not None and self.clock.refreshes(step):
+                with self.progress.aside():
+                    state = self.refresh(state)
+                self.reader.begin_window(state.window)
             begun = time.perf_counter()
             given = self.reader.inputs(step, self.clock.steps_per_call)
             state, metrics = self.dispatch(state, self.reader.constant, given)
@@ -97,9 +109,9 @@ class Loop:
             step += self.clock.steps_per_call
             seconds = time.perf_counter() - begun
             averages.add(metrics, seconds=seconds)
-            accuracy = metrics.get("accuracy", [np.nan])[-1]
+            accuracy = metrics["accuracy"][-1] if "accuracy" in metrics else None
             self.progress.update(step, metrics["loss"][-1], accuracy, seconds=seconds)
-            self._whatever_is_due(step, state, averages)
+            self._whatever_is_due(step, state, averages, warned)
         if step < self.clock.steps:
             self._save(step, state, None)
         self.checkpoints.wait()
@@ -120,9 +132,14 @@ class Loop:
             f"{where}. Lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm"
         )
 
-    def _whatever_is_due(self, step: int, state: TrainState, averages: Averages) -> None:
+    def _whatever_is_due(self, step: int, state: TrainState, averages: Averages, warned: set[str]) -> None:
         if self.clock.logs(step):
-            self.log.write(step, averages.take())
+            means = averages.take()
+            self.log.write(step, means)
+            warning = self.watch({name.removeprefix("train/"): value for name, value in means.items()})
+            if warning is not None and not warned:
+                warned.add(warning)
+                self.progress.note(f"step {step:,}  warning: {warning}")
         figures = None
         # Who asked for a stop may not wait for an evaluation.
         if self.clock.evaluates(step) and self.stop.asked_by is None:

@@ -83,6 +83,14 @@ def rates_by_name(params: Params, rules: Sequence[tuple[str, float]]) -> Params:
     return traverse_util.unflatten_dict(factors, sep="/")
 
 
+def frozen(config: ConfigDict, params: Params) -> Params | None:
+    """Returns whether each parameter's rule has the factor 0; None where no rule freezes any."""
+    if not config.rules:
+        return None
+    stays = jax.tree.map(lambda factor: factor == 0, rates_by_name(params, [tuple(r) for r in config.rules]))
+    return stays if any(jax.tree.leaves(stays)) else None
+
+
 def make(config: ConfigDict, params: Params, *, steps: int) -> optax.GradientTransformation:
     """Builds the optimiser.
 

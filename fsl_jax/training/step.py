@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from fsl_jax.algorithms.base import Algorithm, Variables
+from fsl_jax.algorithms.base import Algorithm, Frozen, Variables
 from fsl_jax.mesh import AXIS, over_rows
 from fsl_jax.training.state import TrainState
-from fsl_jax.types import Aux, Episode, Key, Params, Scalar
+from fsl_jax.types import Aux, Batch, Episode, Key, Params, Scalar
 
 Metrics = dict[str, Float[Array, "steps"]]
 
@@ -27,14 +27,17 @@ class Reader(Protocol):
     def inputs(self, step: int, count: int) -> Any:
         """Returns what `count` steps from `step` on are given, with a leading axis of steps."""
 
-    def fetch(self, constant: Any, given: Any) -> Episode:
+    def fetch(self, constant: Any, given: Any, window: Any) -> Batch | Episode:
         """Turns what one step is given into its batch, inside the program."""
+
+    def begin_window(self, window: Any) -> None:
+        """Is told what the plan of the following steps looks at."""
 
     def close(self) -> None:
         """Stops reading ahead."""
 
 
-def spread_gradient(algorithm: Algorithm, mesh: Mesh) -> Callable:
+def spread_gradient(algorithm: Algorithm, mesh: Mesh, *, frozen: Frozen = None) -> Callable:
     """Takes an episode method's gradient with tasks spread over the devices.
 
     Every device takes the mean over its own tasks; as each has equally many, the mean over devices is the mean over
@@ -42,7 +45,7 @@ def spread_gradient(algorithm: Algorithm, mesh: Mesh) -> Callable:
     """
 
     def on_device(params: Params, collections: Any, batch: Episode, keys: Key) -> Any:
-        (loss, aux), gradients = algorithm.gradient(params, collections, batch, keys)
+        (loss, aux), gradients = algorithm.gradient(params, collections, batch, keys, frozen=frozen)
         loss, gathered, gradients = lax.pmean((loss, aux.collections, gradients), AXIS)
         return (loss, Aux(gathered, lax.psum(aux.metrics, AXIS))), gradients
 
@@ -53,10 +56,11 @@ def make_dispatch(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
     reader: Reader,
-    prepare: Callable[[Episode, Key], Episode],
+    prepare: Callable[[Any, Key], Any],
     *,
     mesh: Mesh,
     key: Key,
+    frozen: Frozen = None,
 ) -> stages.Wrapped:
     """Builds the program that takes several steps without the host in between.
 
@@ -65,26 +69,33 @@ def make_dispatch(
       optimizer: Turns gradients into updates.
       reader: Gives the photos.
       prepare: Augments and normalises photos, given a step's key.
-      mesh: Over which tasks are spread.
+      mesh: Over which tasks, or the rows of a flat batch, are spread.
       key: Of the run.
+      frozen: Parameters that stay as they are.
 
     Returns:
       (state, reader.constant, reader.inputs(...)) -> (state, metrics of each step); the state's memory is reused.
     """
-    gradient = spread_gradient(algorithm, mesh)
+    of_tasks = spread_gradient(algorithm, mesh, frozen=frozen)
+
+    def gradient(params: Params, collections: Any, batch: Batch | Episode, batch_key: Key) -> Any:
+        if isinstance(batch, Episode):
+            return of_tasks(params, collections, batch, jax.random.split(batch_key, batch.tasks))
+        # A flat batch is one batch: its rows lie on several devices, and XLA adds what crosses between them.
+        return algorithm.gradient(params, collections, batch, batch_key, frozen=frozen)
 
     def step(constant: Any, state: TrainState, given: Any) -> tuple[TrainState, dict[str, Scalar]]:
         step_key = jax.random.fold_in(key, state.step)
-        batch = prepare(reader.fetch(constant, given), jax.random.fold_in(step_key, 0))
-        keys = jax.random.split(jax.random.fold_in(step_key, 1), batch.tasks)
-        variables = state.variables
-        (loss, aux), gradients = gradient(variables.params, variables.collections, batch, keys)
+        batch = prepare(reader.fetch(constant, given, state.window), jax.random.fold_in(step_key, 0))
+        variables, batch_key = state.variables, jax.random.fold_in(step_key, 1)
+        (loss, aux), gradients = gradient(variables.params, variables.collections, batch, batch_key)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, variables.params)
         moved = Variables(optax.apply_updates(variables.params, updates), aux.collections, variables.extra)
         metrics = {name: value.value() for name, value in aux.metrics.items()}
         norms = {"gradient_norm": optax.tree.norm(gradients), "parameter_norm": optax.tree.norm(moved.params)}
         metrics |= {"loss": loss, **norms}
-        return TrainState(state.step + 1, algorithm.after_update(moved), optimizer_state), metrics
+        after = algorithm.after_update(moved)
+        return TrainState(state.step + 1, after, optimizer_state, state.window), metrics
 
     def dispatch(state: TrainState, constant: Any, given: Any) -> tuple[TrainState, Metrics]:
         return lax.scan(lambda state, one: step(constant, state, one), state, given)
