@@ -1,7 +1,7 @@
 """Adaptive triplet loss (Zhao et al. 2019): the margin grows with the distance of the articles' descriptions.
 
-Presets, as in `--config configs/adaptive_triplet.py:luma`; what to expect lies in benchmarks/results.md. The `text` extra
-(scikit-learn) makes the description vectors:
+Presets, as in `--config configs/adaptive_triplet.py:luma`; what to expect lies in benchmarks/results.md. The `text`
+extra (scikit-learn) makes the description vectors:
 
   (none)      the built-in catalogue with its descriptions, 32 px. Minutes on two CPU cores.
       python -m fsl_jax.main --config configs/adaptive_triplet.py
@@ -12,8 +12,8 @@ Presets, as in `--config configs/adaptive_triplet.py:luma`; what to expect lies 
               own as --config.data.text.vectors=FILE.npz.
   smoke       seconds: proves that an installation works.
 
-Vectors are TF-IDF and a truncated SVD of the training descriptions, or your own: --config.data.text.vectors=FILE.npz. The
-paper's scaling can be read in two ways: --config.algorithm.options.loss_options.scaling=divide or multiply.
+Vectors are TF-IDF and a truncated SVD of the training descriptions, or your own: --config.data.text.vectors=FILE.npz.
+The paper's scaling can be read in two ways: --config.algorithm.options.loss_options.scaling=divide or multiply.
 """
 
 from ml_collections import ConfigDict

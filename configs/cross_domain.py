@@ -1,7 +1,7 @@
 """Three-stream cross-domain retrieval (Gajic and Baldrich 2018): triplets from query to gallery photos.
 
-The negative is drawn from the 25 wrong gallery photos that are nearest to the anchor; every window of steps all photos are
-embedded anew and the neighbours looked up.
+The negative is drawn from the 25 wrong gallery photos that are nearest to the anchor; every window of steps all photos
+are embedded anew and the neighbours looked up.
 
 Presets, as in `--config configs/cross_domain.py:luma`; what to expect lies in benchmarks/results.md:
 

@@ -9,8 +9,8 @@ Presets, as in `--config configs/siamese.py:original`; what to expect lies in be
       FOLDER holds manifest.csv; any csv of the same columns does.
   inshop, consumer2shop, veri776, sop, cub, cars
               published sets: ResNet-50 (weights: --config.model.pretrained=FILE).
-  original    Santos Garcia et al. 2022: ResNet-18 (weights as above) with a head 512-256 and a sigmoid, 224 px, 250 pairs,
-              margin 2, Adam 5e-5; your photos: --config.data.source, --config.data.root.
+  original    Santos Garcia et al. 2022: ResNet-18 (weights as above) with a head 512-256 and a sigmoid, 224 px, 250
+              pairs, margin 2, Adam 5e-5; your photos: --config.data.source, --config.data.root.
   smoke       seconds: proves that an installation works.
 """
 

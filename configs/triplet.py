@@ -3,8 +3,8 @@
 Presets, as in `--config configs/triplet.py:semi_hard`, joined by commas as in `:luma,batch_all`; what to expect lies in
 benchmarks/results.md:
 
-  (none), batch_hard   the built-in catalogue, 32 px, batch hard with the soft margin (Hermans et al. 2017). Minutes on two
-                       CPU cores.
+  (none), batch_hard   the built-in catalogue, 32 px, batch hard with the soft margin (Hermans et al. 2017). Minutes
+                       on two CPU cores.
       python -m fsl_jax.main --config configs/triplet.py
   batch_all, batch_weighted, batch_sample, semi_hard, distance_weighted
                        other minings; semi_hard is FaceNet's, with the squared distance and a margin of 0.2.
@@ -93,6 +93,10 @@ def _mining(config: ConfigDict, name: str) -> None:
 
 def _luma(config: ConfigDict) -> None:
     presets.luma(config)
+    options = config.algorithm.options
+    options.normalised = True
+    if options.loss == "triplet" and options.loss_options.margin is None:
+        options.loss_options.margin = 0.2
 
 
 def _published(config: ConfigDict, name: str) -> None:

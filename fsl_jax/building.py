@@ -107,7 +107,7 @@ def with_weights(variables: Variables, weights: Collections | None) -> Variables
         return variables
 
     def grafted(old: Any, new: Any) -> Any:
-        flat = {**traverse_util.flatten_dict(old), **traverse_util.flatten_dict(new)}
+        flat = {**traverse_util.flatten_dict(old, keep_empty_nodes=True), **traverse_util.flatten_dict(new)}
         return traverse_util.unflatten_dict(flat)
 
     collections = {name: grafted(old, weights.get(name, {})) for name, old in variables.collections.items()}

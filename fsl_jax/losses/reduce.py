@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Num
 
 from fsl_jax.types import PerAnchor, PerItem, Scalar
 
@@ -13,9 +14,14 @@ Items = PerItem | PerAnchor
 def mean(items: Items) -> Scalar:
     """Averages over the items that count; 0, with a zero gradient, where none does."""
     if isinstance(items, PerAnchor):
-        return jnp.sum(items.total) / jnp.maximum(jnp.sum(items.count), 1)
+        return _mean_of_sums(items.total, items.count)
     count = jnp.sum(items.mask)
     return jnp.sum(items.value, where=items.mask) / jnp.maximum(count, 1)
+
+
+def _mean_of_sums(total: Float[Array, "a"], count: Num[Array, "a"]) -> Scalar:
+    # Added as float32: all triplets of a large memory are more than an int32 counts.
+    return jnp.sum(total) / jnp.maximum(jnp.sum(count, dtype=jnp.float32), 1)
 
 
 def nonzero_mean(items: Items) -> Scalar:
@@ -25,7 +31,7 @@ def nonzero_mean(items: Items) -> Scalar:
       Hermans et al. 2017, https://arxiv.org/abs/1703.07737, section 3.2.
     """
     if isinstance(items, PerAnchor):
-        return jnp.sum(items.total) / jnp.maximum(jnp.sum(items.active), 1)
+        return _mean_of_sums(items.total, items.active)
     return mean(PerItem(items.value, items.mask & (items.value > 0)))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fsl_jax.losses.distances import root
 from fsl_jax.types import PerItem
 
 
@@ -90,8 +91,7 @@ def arcface(
       Deng et al. 2019, https://arxiv.org/abs/1801.07698, eq. 3.
     """
     own = labels[:, None] == jnp.arange(cosines.shape[1])[None, :]
-    # The sine's derivative is infinite at cosines of 1 and -1.
-    sine = jnp.sqrt(jnp.maximum(1 - jnp.square(cosines), 1e-7))
+    sine = root(1 - jnp.square(cosines))
     turned = cosines * jnp.cos(margin) - sine * jnp.sin(margin)
     moved = jnp.where(cosines > jnp.cos(jnp.pi - margin), turned, cosines - margin * jnp.sin(margin))
     return cross_entropy(scale * jnp.where(own, moved, cosines), labels)

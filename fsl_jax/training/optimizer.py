@@ -69,8 +69,10 @@ def rates_by_name(params: Params, rules: Sequence[tuple[str, float]]) -> Params:
     Raises:
       ValueError: A rule matches no parameter.
     """
-    names = list(traverse_util.flatten_dict(params, sep="/"))
-    factors, used = {}, set()
+    flat = traverse_util.flatten_dict(params, sep="/", keep_empty_nodes=True)
+    # A method without parameters of its own has an empty group, which stays.
+    factors = {name: leaf for name, leaf in flat.items() if leaf is traverse_util.empty_node}
+    names, used = [name for name in flat if name not in factors], set()
     for name in names:
         match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)
         factors[name] = 1.0 if match is None else float(rules[match][1])
