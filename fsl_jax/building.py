@@ -80,7 +80,10 @@ def build(config: ConfigDict, *, labels: int) -> Built:
         body = with_options(network, model.options, "config.model.options")
     place: tuple[str, ...] = ()
     if model.head.sizes:
-        body, place = Embedder(body, Head(**model.head)), ("body",)
+        layers = {name: value for name, value in model.head.items() if name != "whitened"}
+        body, place = Embedder(body, Head(**layers)), ("body",)
+    elif model.head.whitened:
+        raise ValueError("config.model.head.whitened is set without a head: set config.model.head.sizes, too")
     make = find("fsl_jax.algorithms", method.name, "make")
     asked = {"way": config.episode.way} if takes_episodes(config) else {"labels": labels}
     if not set(asked) <= set(inspect.signature(make).parameters):
@@ -110,6 +113,9 @@ def with_weights(variables: Variables, weights: Collections | None) -> Variables
         flat = {**traverse_util.flatten_dict(old, keep_empty_nodes=True), **traverse_util.flatten_dict(new)}
         return traverse_util.unflatten_dict(flat)
 
+    homeless = sorted(set(weights) - {"params", *variables.collections})
+    if homeless:
+        raise ValueError(f"this method has no place for the {', '.join(homeless)} of the pretrained weights")
     collections = {name: grafted(old, weights.get(name, {})) for name, old in variables.collections.items()}
     return variables.replace(  # type: ignore[attr-defined]
         params=grafted(variables.params, weights["params"]), collections=collections

@@ -62,7 +62,16 @@ def base_config() -> ConfigDict:
             "name": "conv4",
             "options": {},
             "pretrained": "",
-            "head": {"sizes": (), "normalised": False, "hidden": "relu", "output": "none", "dropout": 0.0},
+            # With `whitened` above 0 a head of one layer as wide as the embedding starts as a whitening of the
+            # training photos, see fsl_jax/whitening.py.
+            "head": {
+                "sizes": (),
+                "normalised": False,
+                "hidden": "relu",
+                "output": "none",
+                "dropout": 0.0,
+                "whitened": 0.0,
+            },
         }
     )
     config.algorithm = ConfigDict({"name": "", "options": {}})

@@ -51,11 +51,12 @@ def luma(config: ConfigDict) -> None:
     config.data.update({"source": "csv_manifest", "size": 224})
     config.model.pretrained = "efficientnet_lite0"
     config.model.options = ConfigDict({"frozen_norm": True})
+    config.model.head.update({"sizes": (1280,), "whitened": 0.01})
     config.augment.update(
         {"flip": True, "shift": 0, "light": 0.3, "crop": 0.4, "crop_size": 160, "colour": 0.4, "grey": 0.2}
     )
     config.optimizer.update({"learning_rate": 1e-4, "schedule": "cosine"})
-    config.optimizer.rules = (("network/(stem|block[1-8])/.*", 0.0),)
+    config.optimizer.rules = (("network/body/(stem|block[1-8])/.*", 0.0),)
     config.train.update({"steps": 200, "steps_per_call": 10, "log_every": 20, "save_every": 100})
     retrieval_only(config)
     config.eval.every = 50

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -43,24 +44,15 @@ from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Refresh, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import make_dispatch
 from fsl_jax.types import Batch, Collections, Episode
+from fsl_jax.whitening import whitened_head
 from fsl_jax.workdir import config_for_evaluation, keep_result, open_workdir, seconds_so_far
 
 
-def load_table(config: ConfigDict, split: str) -> Table:
-    """Loads a split and says what it holds."""
-    table = load_split(config.data, split)
+def load_table(config: ConfigDict, split: str, *, for_training: bool = False) -> Table:
+    """Loads a split and says what it holds; for training with description vectors, where they are asked for."""
+    table = load_split(config.data, split, described=for_training and bool(config.data.text.vectors))
     where = "resident" if table.images is not None else "streamed"
     say(f"{split}: {len(table):,} photos of {len(table.label.names):,} labels ({table.source}, {where})")
-    return table
-
-
-def training_table(config: ConfigDict) -> Table:
-    """Loads what is trained on, with description vectors where they are asked for."""
-    table = load_table(config, config.data.train_split)
-    if config.data.text.vectors:
-        from fsl_jax.data.describe import description_vectors
-
-        table = dataclasses.replace(table, numbers={"text": description_vectors(table, config.data.text)})
     return table
 
 
@@ -134,7 +126,7 @@ class Run:
         checkpoints = Checkpoints(self.workdir / "checkpoints", best_metric=self.config.eval.best)
         clock = Clock.of(self.config)
         newest = checkpoints.latest()
-        state = create() if newest is None else checkpoints.restore(newest, like)
+        state = self.started(create(), table) if newest is None else checkpoints.restore(newest, like)
         if newest is not None:
             say(f"continuing from step {newest:,} ({checkpoints.folder / str(newest)})")
         augment = Augment(**self.config.augment)
@@ -173,6 +165,38 @@ class Run:
             watch=self.algorithm.warning,
         )
         return loop, state
+
+    def started(self, state: TrainState, table: Table) -> TrainState:
+        """Gives a head that starts as a whitening its first values."""
+        epsilon, place = self.config.model.head.whitened, self.algorithm.body_place
+        if not epsilon:
+            return state
+        variables = state.variables
+
+        def below_head(images: jax.Array) -> jax.Array:
+            own = {name: values for name, values in variables.collections.items() if name != "memory"}
+            trees = {"params": variables.params, **own}
+            for name in place:
+                trees = {collection: tree[name] for collection, tree in trees.items()}
+            return self.algorithm.network.apply(trees, images, statistics="running")[1]["body"]
+
+        augment, key = Augment(**self.config.augment), named_key(self.config.seed, "whitening")
+        layer = whitened_head(below_head, table, self.preprocess, augment, key, epsilon=epsilon)
+        flat = traverse_util.flatten_dict(variables.params, keep_empty_nodes=True)
+        for name, values in layer.items():
+            path = (*place, "head", "linear1", name)
+            if (
+                path not in flat
+                or flat[path].shape != values.shape
+                or (*place, "head", "linear2", name) in flat
+            ):
+                raise ValueError(
+                    f"config.model.head.whitened needs a head of one layer as wide as the embedding below: set "
+                    f"--config.model.head.sizes=({len(layer['bias'])},)"
+                )
+            flat[path] = jax.device_put(values, replicated(self.mesh))
+        params = traverse_util.unflatten_dict(flat)
+        return state.replace(variables=variables.replace(params=params))  # type: ignore[attr-defined]
 
     def refresh(self, table: Table, plan: RefreshedPlan) -> Refresh:
         """Returns what embeds all training photos, and looks up each anchor's nearest wrong gallery photos.
@@ -217,7 +241,7 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
     begun = time.perf_counter()
     Clock.of(config)
     # Every error that a user can mend comes before the first step and before the workdir.
-    table = training_table(config)
+    table = load_table(config, config.data.train_split, for_training=True)
     plan = make_plan(config, table)
     run = Run(config, workdir, command, len(table.label.names), training_mesh(config, units(plan)))
     val = run.judge(load_table(config, config.eval.split)) if config.eval.every else None

@@ -16,7 +16,7 @@ from fsl_jax.ops.norm import l2_normalise
 from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar
 
 MEMORY = "memory"
-"""Collection of embeddings of earlier steps; all other collections are the network's."""
+"""Collection of embeddings of earlier steps; the others hold the network's, such as running statistics."""
 SAMPLE = 64
 """Photos of a batch, the first ones, whose distances are logged: quantiles of all would cost more than the loss."""
 COLLAPSED = 0.01
@@ -82,21 +82,23 @@ class BatchAlgorithm:
         dimensions = embedding.shape[-1]
         return Variables(
             params={"network": params, "objective": self.objective_params(of_objective, dimensions)},
-            collections={"network": collections, MEMORY: self.first_memory(dimensions)},
+            collections={
+                **{name: {"network": values} for name, values in collections.items()},
+                MEMORY: self.first_memory(dimensions),
+            },
         )
 
     def embed(
         self, params: Params, collections: Collections, images: Float[Array, "n h w c"], **call: Any
     ) -> tuple[Float[Array, "n d"], Collections]:
         """Runs the network, and returns embeddings and its collections after it."""
+        own = {name: values["network"] for name, values in collections.items() if name != MEMORY}
         (embedding, _), gathered = self.network.apply(
-            {"params": params["network"], **collections["network"]},
-            images,
-            mutable=list(collections["network"]),
-            **call,
+            {"params": params["network"], **own}, images, mutable=list(own), **call
         )
         wide = embedding.astype(jnp.promote_types(embedding.dtype, jnp.float32))
-        return (l2_normalise(wide) if self.normalised else wide), dict(gathered)
+        after = {name: {"network": values} for name, values in gathered.items()}
+        return (l2_normalise(wide) if self.normalised else wide), after
 
     def loss(self, params: Params, collections: Collections, batch: Batch, key: Key) -> tuple[Scalar, Aux]:
         """Embeds a batch and compares its photos; the batch is one, however many devices share it."""
@@ -107,7 +109,7 @@ class BatchAlgorithm:
         memory = collections[MEMORY]
         loss, metrics = self.objective(params["objective"], embedding, batch, memory, of_objective)
         remembered = self.remember(memory, jax.lax.stop_gradient(embedding), batch)
-        after = {"network": gathered, MEMORY: remembered}
+        after = {**gathered, MEMORY: remembered}
         return loss, Aux(after, {**metrics, **spread_figures(embedding)})
 
     def gradient(

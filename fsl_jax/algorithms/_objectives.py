@@ -191,7 +191,9 @@ def _pairs_of(seen: Seen, mining: str) -> tuple[Array, Array, Array]:
     return seen.distances, positive, (positive | negative) & once
 
 
-def _contrastive(seen: Seen, params: Params, mining: str, *, margin: float, power: int, half: bool) -> Terms:
+def _contrastive(
+    seen: Seen, params: Params, mining: str, *, margin: float, power: int = 2, half: bool = False
+) -> Terms:
     del params
     distance, same, mask = _pairs_of(seen, mining)
     return (contrastive.contrastive(distance, same, mask, margin=margin, power=power, half=half),)  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ def matching(table: Table, condition: str) -> Table:
 
     Args:
       table: Photos.
-      condition: Parts such as "role=query", "domain=shop", "category=bags" (any level), "label=Versace/*" (a
-        pattern) or a whole attribute such as "brand=Aurelio", joined by "&"; "" keeps all.
+      condition: Parts joined by "&", such as "role=query", "domain=shop", "category=bags" (any level),
+        "label=Versace/*" (a pattern) or a whole attribute such as "brand=Aurelio"; "" keeps all. In a pattern "?"
+        stands for any sign, an "&" too.
 
     Raises:
       ValueError: A column is unknown, or no row is left.
@@ -30,6 +31,9 @@ def matching(table: Table, condition: str) -> Table:
 
 def _matches(table: Table, part: str) -> Bool[np.ndarray, "n"]:
     name, equals, value = (text.strip() for text in part.partition("="))
+    attributes = table.attributes.names if table.attributes is not None else ()
+    if (whole := f"{name}{equals}{value}") in attributes:
+        return table.attributes.values[:, attributes.index(whole)]  # type: ignore[union-attr]
     if not equals:
         raise ValueError(
             f"condition {part!r} has no '='; expected a column and its value, such as role=query"
@@ -43,9 +47,6 @@ def _matches(table: Table, part: str) -> Bool[np.ndarray, "n"]:
     plain = {"split": table.split, **({} if table.role is None else {"role": table.role})}
     if name in plain:
         return np.asarray(plain[name]) == value
-    attributes = table.attributes.names if table.attributes is not None else ()
-    if part in attributes:
-        return table.attributes.values[:, attributes.index(part)]  # type: ignore[union-attr]
     columns = ["label", *coded, *plain, *sorted({attribute.partition("=")[0] for attribute in attributes})]
     if name in columns:
         return np.zeros(len(table), bool)

@@ -1,9 +1,12 @@
 """From the config's data section to tables that can be sampled."""
 
+import dataclasses
+
 from absl import logging
 from ml_collections import ConfigDict
 
 from fsl_jax.data.augment import Preprocess
+from fsl_jax.data.describe import description_vectors
 from fsl_jax.data.read import Unreadable, check_photos, read_all, without_broken
 from fsl_jax.data.source import load_source
 from fsl_jax.data.table import Table
@@ -20,7 +23,7 @@ def preprocess_of(config: ConfigDict) -> Preprocess:
     )
 
 
-def load_split(config: ConfigDict, split: str) -> Table:
+def load_split(config: ConfigDict, split: str, *, described: bool = False) -> Table:
     """Loads one split of the configured source, ready for a reader.
 
     Photos are read into memory where they fit `config.resident_gb`; otherwise every file is checked, and stays a
@@ -29,6 +32,7 @@ def load_split(config: ConfigDict, split: str) -> Table:
     Args:
       config: `config.data`.
       split: "train", "val", "test", or several joined by "+".
+      described: Whether the table gets description vectors, as `config.text` says, in its `numbers`.
 
     Returns:
       Rows sorted by label, each label with at least `config.min_photos` photos.
@@ -38,6 +42,9 @@ def load_split(config: ConfigDict, split: str) -> Table:
     """
     options = config.get(config.source, ConfigDict())
     table = load_source(config.source, config.root or None, split, options)
+    if described:
+        # Before the photos are read, since vectors from a file are found by the names of photos.
+        table = dataclasses.replace(table, numbers={"text": description_vectors(table, config.text)})
     if table.has_features:
         return with_enough_photos(table, config.min_photos)
     if fits(table, config):

@@ -17,7 +17,14 @@ from jaxtyping import Array, Int, Num
 
 from fsl_jax.data.table import Table
 from fsl_jax.lookup import closest
-from fsl_jax.sampling.flat import Columns, batch_of, category_of_labels, permutation, positive
+from fsl_jax.sampling.flat import (
+    Columns,
+    batch_of,
+    category_of_labels,
+    need_two_labels,
+    permutation,
+    positive,
+)
 from fsl_jax.types import Batch, Key
 
 Short = Literal["repeat", "drop", "refuse"]
@@ -128,11 +135,12 @@ def make(
       short: What becomes of labels with fewer than K photos: "repeat" takes some of them twice (a photo is never a
         positive of itself), "drop" leaves the labels out with a warning, "refuse" is an error.
       group_by: A category level; labels of one category then stand together, and a step has few categories: its
-        negatives are hard. "" mixes all.
+        negatives are hard. Labels of an unknown category stand together too. "" mixes all.
 
     Raises:
       ValueError: There are fewer labels than P, a label has too few photos with "refuse", or there is no such level.
     """
+    need_two_labels(table)
     positive("labels", labels), positive("photos", photos)
     if short not in get_args(Short):
         raise ValueError(
@@ -143,7 +151,7 @@ def make(
     if len(chosen) < labels:
         raise ValueError(
             f"a batch of {labels} labels needs as many, but split {'+'.join(sorted(set(table.split)))!r} of "
-            f"{table.source} has {len(chosen)}: lower --config.sampler.options.labels"
+            f"{table.source} has {len(chosen)}{_dropped(table, chosen)}: lower --config.sampler.options.labels"
         )
     group_of, groups = _groups(table, chosen, group_by)
     return BalancedPlan(
@@ -154,6 +162,11 @@ def make(
         group_of=tuple(group_of.tolist()),
         most_photos=int(count.max()),
     )
+
+
+def _dropped(table: Table, chosen: np.ndarray) -> str:
+    gone = len(table.label.names) - len(chosen)
+    return f" after {gone} with too few photos were dropped" if gone else ""
 
 
 def _chosen(table: Table, count: np.ndarray, photos: int, short: str) -> np.ndarray:

@@ -88,7 +88,7 @@ def make(table: Table, *, pairs: int, p_same: float) -> PairPlan:
       p_same: Probability of a pair of one label, 0 to 1.
 
     Raises:
-      ValueError: There is one label only, or no label has two photos.
+      ValueError: There is one label only, or pairs of one label are wanted and no label has two photos.
     """
     need_two_labels(table)
     if not 0 <= p_same <= 1:
@@ -102,4 +102,4 @@ def make(table: Table, *, pairs: int, p_same: float) -> PairPlan:
             table.source,
             alone,
         )
-    return PairPlan(pairs=positive("pairs", pairs), p_same=p_same, count=len(table))
+    return PairPlan(pairs=positive("pairs", pairs), p_same=float(p_same), count=len(table))

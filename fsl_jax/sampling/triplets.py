@@ -143,7 +143,7 @@ def _sides(table: Table, *, cross_domain: bool) -> tuple[np.ndarray, ...]:
 def _neighbours(category: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Returns for each label the next one of its category that has gallery photos, the first after the last."""
     neighbour = np.arange(len(category))
-    for code in np.unique(category):
+    for code in np.unique(category[category >= 0]):
         there = np.flatnonzero((category == code) & (count > 0))
         of_category = np.flatnonzero(category == code)
         if len(there):

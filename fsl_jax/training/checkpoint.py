@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import serialization
 
 from fsl_jax.training.state import TrainState
 
@@ -69,8 +70,14 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        # Its shapes, since a judge does not know the training photos that they follow from.
+        window = {
+            name: (list(array.shape), str(array.dtype))
+            for name, array in serialization.to_state_dict(state.window).items()
+        }
         args = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(state), described=self._ocp.args.JsonSave(dict(described))
+            state=self._ocp.args.StandardSave(state),
+            described=self._ocp.args.JsonSave({**described, "window": window}),
         )
         self._manager.save(step, args=args, metrics=dict(metrics or {}), force=True)
 
@@ -110,10 +117,9 @@ class Checkpoints:
 
     def _window(self, step: int, sharding: Any) -> Any:
         """Returns the shapes of the saved window, or nothing where there is none."""
-        saved = self._manager.item_metadata(step)["state"].tree.get("window") or {}
         return {
-            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-            for name, array in saved.items()
+            name: jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
+            for name, (shape, dtype) in self.described(step).get("window", {}).items()
         }
 
     def described(self, step: int) -> dict[str, Any]:
