@@ -44,6 +44,7 @@ def get_config(preset: str = "") -> ConfigDict:
     presets.balanced(config, labels=18, photos=4)
     if preset == "luma":
         presets.luma(config)
+        config.sampler.options.labels = 12
     elif preset in WITH_TEXT:
         presets.published(config, preset, dimensions=128)
         presets.balanced(config, labels=28, photos=4)

@@ -28,6 +28,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampler.options = ConfigDict({"batch": 64})
     if preset == "luma":
         presets.luma(config)
+        config.sampler.options.batch = 48
         config.optimizer.rules = (*config.optimizer.rules, ("objective/.*", 10.0))
     elif preset in presets.PUBLISHED:
         presets.published(config, preset, dimensions=512)

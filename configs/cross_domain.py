@@ -51,7 +51,7 @@ def get_config(preset: str = "") -> ConfigDict:
         )
     elif preset == "luma":
         presets.luma(config)
-        config.sampler.options.triplets = 24
+        config.sampler.options.triplets = 16
     elif preset in presets.PUBLISHED:
         _published(config, preset)
     elif preset == "smoke":

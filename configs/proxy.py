@@ -70,6 +70,7 @@ def get_config(preset: str = "") -> ConfigDict:
     for name in names:
         if name == "luma":
             presets.luma(config)
+            config.sampler.options.labels = 12
         elif name in presets.PUBLISHED:
             presets.published(config, name, dimensions=128)
             presets.balanced(config, labels=28, photos=4)

@@ -40,7 +40,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampler.options = ConfigDict({"pairs": 64, "p_same": 0.5})
     if preset == "luma":
         presets.luma(config)
-        config.sampler.options.pairs = 36
+        config.sampler.options.pairs = 24
     elif preset in presets.PUBLISHED:
         presets.published(config, preset, dimensions=128)
         config.sampler.options.pairs = 56

@@ -93,6 +93,7 @@ def _mining(config: ConfigDict, name: str) -> None:
 
 def _luma(config: ConfigDict) -> None:
     presets.luma(config)
+    config.sampler.options.labels = 12
     options = config.algorithm.options
     options.normalised = True
     if options.loss == "triplet" and options.loss_options.margin is None:
