@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from flax import traverse_util
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -44,7 +43,7 @@ from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Refresh, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import make_dispatch
 from fsl_jax.types import Batch, Collections, Episode
-from fsl_jax.whitening import whitened_head
+from fsl_jax.whitening import with_whitened_head
 from fsl_jax.workdir import config_for_evaluation, keep_result, open_workdir, seconds_so_far
 
 
@@ -168,35 +167,14 @@ class Run:
 
     def started(self, state: TrainState, table: Table) -> TrainState:
         """Gives a head that starts as a whitening its first values."""
-        epsilon, place = self.config.model.head.whitened, self.algorithm.body_place
+        epsilon = self.config.model.head.whitened
         if not epsilon:
             return state
-        variables = state.variables
-
-        def below_head(images: jax.Array) -> jax.Array:
-            own = {name: values for name, values in variables.collections.items() if name != "memory"}
-            trees = {"params": variables.params, **own}
-            for name in place:
-                trees = {collection: tree[name] for collection, tree in trees.items()}
-            return self.algorithm.network.apply(trees, images, statistics="running")[1]["body"]
-
         augment, key = Augment(**self.config.augment), named_key(self.config.seed, "whitening")
-        layer = whitened_head(below_head, table, self.preprocess, augment, key, epsilon=epsilon)
-        flat = traverse_util.flatten_dict(variables.params, keep_empty_nodes=True)
-        for name, values in layer.items():
-            path = (*place, "head", "linear1", name)
-            if (
-                path not in flat
-                or flat[path].shape != values.shape
-                or (*place, "head", "linear2", name) in flat
-            ):
-                raise ValueError(
-                    f"config.model.head.whitened needs a head of one layer as wide as the embedding below: set "
-                    f"--config.model.head.sizes=({len(layer['bias'])},)"
-                )
-            flat[path] = jax.device_put(values, replicated(self.mesh))
-        params = traverse_util.unflatten_dict(flat)
-        return state.replace(variables=variables.replace(params=params))  # type: ignore[attr-defined]
+        variables = with_whitened_head(
+            self.algorithm, state.variables, table, self.preprocess, augment, key, epsilon=epsilon
+        )
+        return state.replace(variables=jax.device_put(variables, replicated(self.mesh)))  # type: ignore[attr-defined]
 
     def refresh(self, table: Table, plan: RefreshedPlan) -> Refresh:
         """Returns what embeds all training photos, and looks up each anchor's nearest wrong gallery photos.

@@ -13,12 +13,15 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
+from fsl_jax.algorithms.base import Algorithm, Variables
 from fsl_jax.data.augment import Augment, Preprocess
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.mesh import data_mesh
+from fsl_jax.models.heads import Embedder
 from fsl_jax.types import Key
 
 BLOCK = 64
@@ -101,3 +104,53 @@ def whitened_head(
     embeddings = np.concatenate([of_pass(number) for number in range(passes)])
     kernel, bias = within_label_whitening(embeddings, np.tile(table.label.codes, passes), epsilon=epsilon)
     return {"kernel": kernel, "bias": bias}
+
+
+def with_whitened_head(
+    algorithm: Algorithm,
+    variables: Variables,
+    table: Table,
+    preprocess: Preprocess,
+    augment: Augment,
+    key: Key,
+    *,
+    epsilon: float,
+) -> Variables:
+    """Gives the head of a method's network its first values.
+
+    Args:
+      algorithm: Whose network is a `models.heads.Embedder`.
+      variables: Its first variables, pretrained below the head.
+      table: Training photos.
+      preprocess: How they are prepared.
+      augment: How they are changed in training.
+      key: Of the changes.
+      epsilon: See `within_label_whitening`.
+
+    Raises:
+      ValueError: The head is not one layer as wide as the embedding below it.
+    """
+    network, place = algorithm.network, algorithm.body_place
+    if not isinstance(network, Embedder):
+        raise ValueError(
+            "config.model.head.whitened is set, but this method puts a head of its own on the network"
+        )
+
+    def below_head(images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        trees = {"params": variables.params, **variables.collections}
+        for name in place:
+            trees = {collection: tree[name] for collection, tree in trees.items() if name in tree}
+        return network.apply(trees, images, statistics="running")[1]["body"]
+
+    layer = whitened_head(below_head, table, preprocess, augment, key, epsilon=epsilon)
+    flat = traverse_util.flatten_dict(variables.params, keep_empty_nodes=True)
+    head = (*place, "head")
+    for name, values in layer.items():
+        path = (*head, "linear1", name)
+        if (*head, "linear2", name) in flat or path not in flat or flat[path].shape != values.shape:
+            raise ValueError(
+                "config.model.head.whitened needs a head of one layer as wide as the embedding below: set "
+                f"--config.model.head.sizes=({len(layer['bias'])},)"
+            )
+        flat[path] = values
+    return variables.replace(params=traverse_util.unflatten_dict(flat))  # type: ignore[attr-defined]

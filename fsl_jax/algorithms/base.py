@@ -43,9 +43,11 @@ class Algorithm(Protocol):
     """A published method: model, loss and prediction.
 
     Attributes:
+      network: Photos to (output, intermediates).
       body_place: Where in its variables the embedding network's lie, for pretrained weights.
     """
 
+    network: nn.Module
     body_place: tuple[str, ...]
 
     @property

@@ -94,7 +94,8 @@ class StreamingReader:
             np.stack(parts) for parts in zip(*(next(self._steps) for _ in range(count)), strict=True)
         )
         self._next_step = step + count
-        return jax.device_put(StreamedPhotos(images, rows), rows_sharding(self.mesh, axis=1))
+        images, rows = jax.device_put((images, rows), rows_sharding(self.mesh, axis=1))
+        return StreamedPhotos(images, rows)
 
     def fetch(self, constant: Any, given: StreamedPhotos, window: Any = ()) -> Batch | Episode:
         """Joins one step's photos with their labels; runs inside the jitted step."""

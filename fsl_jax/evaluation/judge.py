@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from fsl_jax.algorithms.base import Algorithm, Variables
-from fsl_jax.data.augment import Preprocess, prepare
+from fsl_jax.data.augment import Preprocess, prepare_episode
 from fsl_jax.data.read import read_row
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import probe, report, retrieval
@@ -91,7 +91,7 @@ class Judge:
         return EpisodeEvaluator(
             self.algorithm,
             reader,
-            lambda episode: prepare(episode, self.preprocess, None, None),
+            lambda episode: prepare_episode(episode, self.preprocess, None, None),
             mesh=self.mesh,
             at_once=self._at_once,
         )

@@ -170,7 +170,7 @@ def checked_sides(table: Table, *, cross_domain: bool) -> int:
             f"{table.source}: no triplet can be made: no photo has another of its label"
             f"{' in the gallery' if cross_domain else ''}, or all gallery photos have one label"
         )
-    asked = int((table.role == "query").sum()) if cross_domain else len(gallery)
+    asked = int(np.sum(table.role == "query")) if cross_domain else len(gallery)
     if len(anchor) < asked:
         logging.warning(
             "%s: %d of %d photos have no positive; they are no anchors",

@@ -77,7 +77,7 @@ class Checkpoints:
         }
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state),
-            described=self._ocp.args.JsonSave({**described, "window": window}),
+            described=self._ocp.args.JsonSave({**described, **({"window": window} if window else {})}),
         )
         self._manager.save(step, args=args, metrics=dict(metrics or {}), force=True)
 

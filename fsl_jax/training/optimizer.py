@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import optax
@@ -71,7 +72,7 @@ def rates_by_name(params: Params, rules: Sequence[tuple[str, float]]) -> Params:
     """
     flat = traverse_util.flatten_dict(params, sep="/", keep_empty_nodes=True)
     # A method without parameters of its own has an empty group, which stays.
-    factors = {name: leaf for name, leaf in flat.items() if leaf is traverse_util.empty_node}
+    factors: dict[str, Any] = {name: leaf for name, leaf in flat.items() if leaf is traverse_util.empty_node}
     names, used = [name for name in flat if name not in factors], set()
     for name in names:
         match = next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)

@@ -10,6 +10,7 @@ import pytest
 from helpers import table_of_counts
 from ml_collections import ConfigDict
 
+from fsl_jax import presets
 from fsl_jax.building import build, make_plan, sample
 from fsl_jax.data.augment import Augment, prepare
 from fsl_jax.data.resident import ResidentReader
@@ -66,7 +67,7 @@ def table_for(config):
     """Random photos with the columns that any config asks for."""
     episode, data = config.episode, config.data
     photos = max(episode.shot + episode.queries, 4)
-    table = table_of_counts([photos] * LABELS, side=data.size, channels=data.channels)
+    table = table_of_counts([photos] * LABELS, side=min(data.size, 32), channels=data.channels)
     text = np.random.default_rng(0).standard_normal((len(table), 8)).astype(np.float32)
     return dataclasses.replace(
         table,
@@ -110,6 +111,29 @@ def test_takes_two_steps(file, preset):
         for old, new in zip(*map(jax.tree.leaves, (before, state.variables.params)), strict=True)
     ]
     assert all(moved)
+
+
+FLAT = [
+    (file, preset)
+    for file in FILES
+    for preset in getattr(module_of(file), "KNOWN", ())
+    if module_of(file).get_config().sampler.name != "episodes"
+]
+
+
+@pytest.mark.parametrize(("file", "preset"), FLAT, ids=lambda value: getattr(value, "stem", value))
+def test_every_preset_is_whole(file, preset):
+    """Also those whose weights no package has: their parts are built on a network without weights."""
+    config = module_of(file).get_config(preset)
+    Clock.of(config)
+    Augment(**config.augment)
+    config.model.update({"name": "identity", "pretrained": "", "options": ConfigDict({"norm": "running"})})
+    assert build(config, labels=LABELS).algorithm.labels == LABELS
+    small(config)
+    plan = make_plan(config, table_for(config))
+    assert plan.size % {"pairs": 2, "triplets": 3, "refreshed": 3}.get(config.sampler.name, 1) == 0
+    if preset in presets.PUBLISHED:
+        assert (config.data.source, config.data.size, config.eval.episodes) == (preset, 224, 0)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

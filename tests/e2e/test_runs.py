@@ -248,3 +248,29 @@ def test_labels_that_were_trained_on_are_told(tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["labels_seen_in_training"] == result["labels"]
     assert "warning: " in err
+
+
+def refreshed(workdir, steps):
+    """Hard negatives anew every 10 steps: a run that is stopped inside a window goes on with the window's own."""
+    changes = [f"--config.train.steps={steps}", "--config.train.save_every=5", "--config.eval.every=0"]
+    return "--config", "configs/cross_domain.py:smoke", "--workdir", workdir, *changes
+
+
+def test_a_run_with_hard_negatives_continues_inside_a_window_bit_for_bit(tmp_path):
+    finished(*refreshed(tmp_path / "whole", 25))
+    finished(*refreshed(tmp_path / "parts", 15))
+    _, err = finished(*refreshed(tmp_path / "parts", 25))
+    assert "continuing from step 15" in err
+    for one, other in zip(*(parameters(tmp_path / name)[1] for name in ("whole", "parts")), strict=True):
+        np.testing.assert_array_equal(one, other)
+    result = json.loads((tmp_path / "parts" / "result.json").read_text())
+    assert (result["loss"], result["mining"]) == ("triplet", "given")
+    finished("--mode=evaluate", "--workdir", tmp_path / "parts")
+
+
+def test_a_method_with_the_wrong_sampler_says_so(tmp_path):
+    out, err = finished(
+        "--config", "configs/triplet.py:smoke", "--workdir", tmp_path, "--config.sampler.name=episodes", status=2
+    )  # fmt: skip
+    assert err.strip().splitlines()[-1].startswith("error: method 'embedding' is given flat batches")
+    assert not out

@@ -32,7 +32,7 @@ def variables():
     return METHOD.init(jax.random.key(0), sample_episode((8, 8, 1)))
 
 
-def judge_of(table, devices, **changes):
+def judge_of(table, devices, searches=None, **changes):
     config = base_config().eval
     config.update({"way": 3, "shot": 1, "queries": 2, "episodes": 30, "episodes_during": 10, **changes})
     config.grid.update({"ways": (2, 3, 50), "shots": (1, 2, 60), "repetitions": 5})
@@ -44,6 +44,7 @@ def judge_of(table, devices, **changes):
         PREPROCESS,
         mesh,
         lambda table, plan, key: ResidentReader.of(table, plan, key, mesh),
+        searches or {},
     )
 
 
@@ -108,8 +109,47 @@ def _columns_and_key(judge):
 
 def test_roles_say_who_is_searched_in_whom(table, variables):
     role = np.where(np.arange(len(table)) % 2 == 0, "gallery", "query")
-    found, _ = judge_of(dataclasses.replace(table, role=role), 1).search(variables)
+    found, _ = judge_of(dataclasses.replace(table, role=role), 1).searcher.search(variables)
     assert len(found.has_match) == (role == "query").sum()
+
+
+def mean_precision(scores, relevant, allowed):
+    kept = [(s[a], r[a]) for s, r, a in zip(scores, relevant, allowed, strict=True) if r[a].any()]
+    return np.mean([average_precision_score(r, s) for s, r in kept])
+
+
+def test_further_searches_are_logged_under_their_names(table, variables):
+    half = table.take(np.arange(len(table)) < 12)
+    judge = judge_of(table, 1, searches={"whole": table, "half": half}, episodes=0)
+    during, (final, _) = judge.during(variables), judge.final(variables)
+    assert "accuracy" not in during
+    assert during["whole/mAP"] == during["mAP"] == final["whole/mAP"]
+    unit = embeddings(half, variables)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    same = half.label.codes[:, None] == half.label.codes[None]
+    expected = mean_precision(unit @ unit.T, same, ~np.eye(len(half), dtype=bool))
+    assert final["half/mAP"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_photos_of_the_querys_own_camera_can_be_junk(table, variables):
+    role = np.where(np.arange(len(table)) % 2 == 0, "gallery", "query")
+    camera = Coded.of([str(i % 3) for i in range(len(table))])
+    seen = dataclasses.replace(table, role=role, domain=camera)
+    found, _ = judge_of(seen, 1, same_domain_is_junk=True).searcher.search(variables)
+    unit = embeddings(table, variables)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    query, gallery, codes = role == "query", role == "gallery", table.label.codes
+    same = codes[query][:, None] == codes[gallery][None]
+    junk = same & (camera.codes[query][:, None] == camera.codes[gallery][None])
+    expected = mean_precision((unit @ unit.T)[query][:, gallery], same, ~junk)
+    assert found.means()["mAP"] == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="does not say where its photos come from"):
+        judge_of(table, 1, same_domain_is_junk=True)
+
+
+def test_something_must_be_judged(table):
+    with pytest.raises(ValueError, match="nothing is left to judge"):
+        judge_of(table, 1, episodes=0, retrieval=False)
 
 
 def test_the_report_has_every_part(judged):

@@ -10,6 +10,7 @@ import pytest
 
 from fsl_jax.algorithms.base import Variables
 from fsl_jax.mesh import data_mesh, replicated
+from fsl_jax.sampling.refreshed import Neighbours
 from fsl_jax.training.checkpoint import Checkpoints
 from fsl_jax.training.state import TrainState
 
@@ -54,6 +55,19 @@ def test_what_was_saved_comes_back_on_any_number_of_devices(saved, devices):
     for got, expected in zip(*map(jax.tree.leaves, (restored, state(20.0))), strict=True):
         np.testing.assert_array_equal(got, expected)
         assert len(got.devices()) == devices
+
+
+def test_a_judge_reads_a_window_whose_shape_it_does_not_know(tmp_path):
+    window = Neighbours(jnp.arange(6, dtype=jnp.int32).reshape(3, 2), jnp.asarray([2, 1, 0], jnp.int32))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", best_metric=None)
+    checkpoints.save(10, state(10.0).replace(window=window), {"step": 10}, None)
+    checkpoints.wait()
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints", best_metric=None, read_only=True)
+    restored = again.restore(10, like(8)).window
+    np.testing.assert_array_equal(restored["place"], window.place)
+    np.testing.assert_array_equal(restored["found"], window.found)
+    again.close()
 
 
 def test_config_and_labels_lie_beside_the_state(saved):

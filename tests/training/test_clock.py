@@ -1,6 +1,7 @@
 """The clock: everything falls on the end of a dispatch."""
 
 import pytest
+from ml_collections import ConfigDict
 
 from fsl_jax.config import base_config
 from fsl_jax.training.clock import Clock
@@ -48,3 +49,16 @@ def test_zero_is_never_but_the_end_is_saved_and_logged():
 def test_a_period_that_does_not_fit_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         clock(**change)
+
+
+def test_windows_begin_at_their_absolute_steps_and_fit_the_dispatches():
+    def with_windows(steps):
+        config = base_config()
+        config.sampler.options = ConfigDict({"refresh_every": steps})
+        return Clock.of(config)
+
+    windows = with_windows(30)
+    assert [step for step in range(0, 100, 10) if windows.refreshes(step)] == [0, 30, 60, 90]
+    assert not any(clock().refreshes(step) for step in range(0, 100, 10))
+    with pytest.raises(ValueError, match=r"config\.sampler\.options\.refresh_every is 25, no multiple"):
+        with_windows(25)

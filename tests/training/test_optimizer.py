@@ -79,3 +79,18 @@ def test_a_norm_is_clipped_over_all_parameters_also_with_rules():
 def test_unknown_names_are_told(changes, message):
     with pytest.raises(ValueError, match=message):
         one_update(**changes)
+
+
+def test_parameters_of_a_rule_of_zero_are_frozen():
+    stays = optimizer.frozen(config(rules=(("body/.*", 0.0), ("head/.*", 0.1))), PARAMS)
+    assert stays == {"body": {"kernel": True, "bias": True}, "head": {"kernel": False}}
+    assert optimizer.frozen(config(rules=(("head/.*", 0.1),)), PARAMS) is None
+    assert optimizer.frozen(config(), PARAMS) is None
+
+
+def test_an_empty_group_of_parameters_stays_where_rules_are():
+    made = optimizer.make(config(rules=(("body/.*", 0.0),)), {**PARAMS, "objective": {}}, steps=10)
+    grown = {**ONES, "objective": {}}
+    updates = made.update(grown, made.init({**PARAMS, "objective": {}}), {**PARAMS, "objective": {}})[0]
+    assert updates["objective"] == {}
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.5)
