@@ -40,7 +40,11 @@ def get_config(preset: str = "") -> ConfigDict:
     config.sampler.options = ConfigDict({"pairs": 64, "p_same": 0.5})
     if preset == "luma":
         presets.luma(config)
-        config.sampler.options.pairs = 24
+        # All pairs of 12 labels x 4 photos: random ones hold too few negatives that are near enough to matter.
+        presets.balanced(config, labels=12, photos=4)
+        config.algorithm.options.mining = "all"
+        # Whitened photos of different labels are about 1.4 apart.
+        config.algorithm.options.loss_options.margin = 1.2
     elif preset in presets.PUBLISHED:
         presets.published(config, preset, dimensions=128)
         config.sampler.options.pairs = 56

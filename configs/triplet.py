@@ -89,6 +89,8 @@ def _mining(config: ConfigDict, name: str) -> None:
         options.loss_options.start = 1.2
         # Boundaries move at a rate of their own, 5e-4 for 1e-5 in the published settings.
         config.optimizer.rules = (("objective/boundary", 50.0),)
+    if not options.normalised:
+        config.eval.distance = "euclidean"
 
 
 def _luma(config: ConfigDict) -> None:
@@ -96,6 +98,7 @@ def _luma(config: ConfigDict) -> None:
     config.sampler.options.labels = 12
     options = config.algorithm.options
     options.normalised = True
+    config.eval.distance = "cosine"
     if options.loss == "triplet" and options.loss_options.margin is None:
         options.loss_options.margin = 0.2
 

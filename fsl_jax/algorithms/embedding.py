@@ -168,6 +168,10 @@ def make(
         if value not in known:
             raise ValueError(f"{section}.{name} is {value!r}; {closest(value, known)}")
     _check_mining(loss, mining, reducer, memory)
+    if mining == "distance_weighted" and not normalised:
+        raise ValueError(
+            f"{section}.mining 'distance_weighted' knows how far apart unit vectors are: set {section}.normalised=True"
+        )
     terms = _composed(loss, dict(loss_options), mining, dict(mining_options or {}), section)
     reduce = bound(REDUCERS[reducer], reducer_options or {}, f"{section}.reducer_options")
     return Embedding(

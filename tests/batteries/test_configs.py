@@ -127,8 +127,13 @@ def test_every_preset_is_whole(file, preset):
     config = module_of(file).get_config(preset)
     Clock.of(config)
     Augment(**config.augment)
-    config.model.update({"name": "identity", "pretrained": "", "options": ConfigDict({"norm": "running"})})
+    config.model.update({"name": "identity", "pretrained": ""})
+    config.model.options = ConfigDict({"norm": "running"})
     assert build(config, labels=LABELS).algorithm.labels == LABELS
+    options = config.algorithm.options
+    # Photos are searched by the distance that was trained; of unit vectors both rank alike.
+    trained_by_length = not options.normalised and options.distance != "cosine"
+    assert config.eval.distance == ("euclidean" if trained_by_length else "cosine")
     small(config)
     plan = make_plan(config, table_for(config))
     assert plan.size % {"pairs": 2, "triplets": 3, "refreshed": 3}.get(config.sampler.name, 1) == 0
