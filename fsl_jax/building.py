@@ -15,12 +15,15 @@ from fsl_jax.data.load import preprocess_of
 from fsl_jax.data.loader import StreamingReader
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.data.table import Table
-from fsl_jax.lookup import find, with_options
+from fsl_jax.lookup import closest, find, with_options
 from fsl_jax.models.heads import Embedder, Head
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.plan import Plan
 from fsl_jax.types import Batch, Collections, Episode
+
+FLAT_SAMPLERS = ("uniform", "balanced", "pairs", "triplets", "refreshed")
+"""Modules of `fsl_jax.sampling` that give a step a flat batch."""
 
 
 class Built(NamedTuple):
@@ -50,6 +53,11 @@ def make_plan(config: ConfigDict, table: Table) -> Plan:
     """
     if takes_episodes(config):
         return episode_sampling.make(table, **config.episode)
+    if config.sampler.name not in FLAT_SAMPLERS:
+        choices = ["episodes", *FLAT_SAMPLERS]
+        raise ValueError(
+            f"config.sampler.name is {config.sampler.name!r}; {closest(config.sampler.name, choices)}"
+        )
     make = find("fsl_jax.sampling", config.sampler.name, "make")
     return with_options(make, config.sampler.options, "config.sampler.options", table)
 
@@ -89,8 +97,8 @@ def build(config: ConfigDict, *, labels: int) -> Built:
     if not set(asked) <= set(inspect.signature(make).parameters):
         kind = "flat batches" if takes_episodes(config) else "few-shot episodes"
         raise ValueError(
-            f"method {method.name!r} is given {kind}, but config.sampler.name is {config.sampler.name!r}: "
-            "set --config.sampler.name to one of episodes, uniform, balanced, pairs, triplets, refreshed that fits"
+            f"method {method.name!r} is given {kind}, but config.sampler.name is {config.sampler.name!r}: set "
+            f"--config.sampler.name to {' or '.join(FLAT_SAMPLERS) if takes_episodes(config) else 'episodes'}"
         )
     algorithm = with_options(make, method.options, "config.algorithm.options", body, **asked)
     if weights is not None:

@@ -38,14 +38,14 @@ def module_of(file):
 def presets_of(file):
     """Those that differ in more than their data: published sets have networks whose weights no package has."""
     module = module_of(file)
-    losses = [*getattr(module, "MININGS", ()), *getattr(module, "LOSSES", ())]
+    parts = ("OMNIGLOT", "MININGS", "LOSSES")
     more = [name for name in ("neighbour",) if name in getattr(module, "KNOWN", ())]
-    return ["", "smoke", *getattr(module, "OMNIGLOT", ()), *losses, *more]
+    return ["", "smoke", *(name for part in parts for name in getattr(module, part, ())), *more]
 
 
 CASES = [
-    # The published settings are the same programs at other sizes: they compile for a minute in all.
-    pytest.param(file, preset, marks=[pytest.mark.slow] if preset.startswith("omniglot") else [])
+    # Other settings, minings and losses compile for minutes in all; the parts of each are tested by themselves.
+    pytest.param(file, preset, marks=[] if preset in ("", "smoke") else [pytest.mark.slow])
     for file in FILES
     for preset in presets_of(file)
     # A preset that differs by its way alone is the same program at another size.

@@ -253,6 +253,7 @@ def test_labels_that_were_trained_on_are_told(tmp_path):
 def refreshed(workdir, steps):
     """Hard negatives anew every 10 steps: a run that is stopped inside a window goes on with the window's own."""
     changes = [f"--config.train.steps={steps}", "--config.train.save_every=5", "--config.eval.every=0"]
+    changes += ["--config.eval.episodes=0", "--config.eval.grid.ways=()"]
     return "--config", "configs/cross_domain.py:smoke", "--workdir", workdir, *changes
 
 
