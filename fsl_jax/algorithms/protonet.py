@@ -29,11 +29,11 @@ class ProtoNet(OnePass):
     """Prototypical networks.
 
     Attributes:
-      distance: "squared_euclidean" (the paper's) or "cosine".
+      distance: "squared_euclidean" (the paper's), "euclidean" or "cosine".
       temperature: Divides the distances; the paper has 1, cosine wants about 0.1.
     """
 
-    distance: Literal["squared_euclidean", "cosine"]
+    distance: Literal["squared_euclidean", "euclidean", "cosine"]
     temperature: float
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ def make(
     body: nn.Module,
     *,
     way: int,
-    distance: Literal["squared_euclidean", "cosine"] = "squared_euclidean",
+    distance: Literal["squared_euclidean", "euclidean", "cosine"] = "squared_euclidean",
     temperature: float = 1.0,
     chunk: int = 0,
 ) -> ProtoNet:

@@ -61,7 +61,7 @@ def test_any_number_of_labels_can_be_asked_for(module):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(ValueError, match="distance is 'euclid'; known: squared_euclidean, cosine"):
+    with pytest.raises(ValueError, match="distance is 'euclid'; known: squared_euclidean, euclidean, cosine"):
         protonet.make(BODY, way=WAY, distance="euclid")
     with pytest.raises(ValueError, match="temperature is 0; expected more than 0"):
         matching.make(BODY, way=WAY, temperature=0)
