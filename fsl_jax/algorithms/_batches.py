@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fsl_jax.algorithms.base import Frozen, Variables, over_tasks, still
 from fsl_jax.algorithms.protonet import prototypes
 from fsl_jax.losses.distances import DISTANCES
-from fsl_jax.ops.norm import l2_normalise
+from fsl_jax.ops.norm import at_least_float32, l2_normalise
 from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar
 
 MEMORY = "memory"
@@ -96,7 +96,7 @@ class BatchAlgorithm:
         (embedding, _), gathered = self.network.apply(
             {"params": params["network"], **own}, images, mutable=list(own), **call
         )
-        wide = embedding.astype(jnp.promote_types(embedding.dtype, jnp.float32))
+        wide = at_least_float32(embedding)
         after = {name: {"network": values} for name, values in gathered.items()}
         return (l2_normalise(wide) if self.normalised else wide), after
 

@@ -6,24 +6,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from fsl_jax.ops.norm import l2_normalise
+from fsl_jax.ops.norm import at_least_float32, l2_normalise
 
 Embeddings = Float[Array, "n d"]
 
 
-def widened(embeddings: Embeddings) -> Embeddings:
-    """Widens bfloat16, in whose 8 bits a distance has no digits left."""
-    return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
-
-
 def inner_products(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> Float[Array, "a b"]:
     """Returns left . right in full float32: the default of an accelerator would round to bfloat16 or TF32."""
-    return jnp.matmul(widened(left), widened(right).T, precision=lax.Precision.HIGHEST)
+    return jnp.matmul(at_least_float32(left), at_least_float32(right).T, precision=lax.Precision.HIGHEST)
 
 
 def cosines(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> Float[Array, "a b"]:
     """Returns the cosine similarity, -1 to 1; 0 where a row is zero."""
-    return inner_products(l2_normalise(widened(left)), l2_normalise(widened(right)))
+    return inner_products(l2_normalise(at_least_float32(left)), l2_normalise(at_least_float32(right)))
 
 
 def root(squared: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -37,7 +32,7 @@ def squared_euclidean(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> 
 
     One matrix product; its rounding error grows with the norms, about 1e-6 |left| |right| in float32.
     """
-    left, right = widened(left), widened(right)
+    left, right = at_least_float32(left), at_least_float32(right)
     norms = jnp.sum(jnp.square(left), axis=1)[:, None] + jnp.sum(jnp.square(right), axis=1)[None, :]
     return jnp.maximum(norms - 2 * inner_products(left, right), 0.0)
 
@@ -53,11 +48,13 @@ def cosine(left: Float[Array, "a d"], right: Float[Array, "b d"]) -> Float[Array
 
 
 def _squared_rows(left: Embeddings, right: Embeddings) -> Float[Array, "n"]:
-    return jnp.sum(jnp.square(widened(left) - widened(right)), axis=-1)
+    return jnp.sum(jnp.square(at_least_float32(left) - at_least_float32(right)), axis=-1)
 
 
 def _cosine_rows(left: Embeddings, right: Embeddings) -> Float[Array, "n"]:
-    return 1.0 - jnp.sum(l2_normalise(widened(left)) * l2_normalise(widened(right)), axis=-1)
+    return 1.0 - jnp.sum(
+        l2_normalise(at_least_float32(left)) * l2_normalise(at_least_float32(right)), axis=-1
+    )
 
 
 DISTANCES = {"squared_euclidean": squared_euclidean, "euclidean": euclidean, "cosine": cosine}

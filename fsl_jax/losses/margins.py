@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fsl_jax.losses.distances import inner_products, widened
-from fsl_jax.ops.norm import l2_normalise
+from fsl_jax.losses.distances import inner_products
+from fsl_jax.ops.norm import at_least_float32, l2_normalise
 from fsl_jax.types import PerItem
 
 Scaling = Literal["divide", "multiply"]
@@ -76,7 +76,7 @@ def from_descriptions(
         raise ValueError(
             f"base is {base}; expected 0 to below 4, the largest squared distance of unit vectors"
         )
-    left, right = l2_normalise(widened(anchor_text)), l2_normalise(widened(other_text))
+    left, right = l2_normalise(at_least_float32(anchor_text)), l2_normalise(at_least_float32(other_text))
     said = jnp.any(left != 0, axis=1)[:, None] & jnp.any(right != 0, axis=1)[None, :]
     apart = jnp.where(said, jnp.clip(2 - 2 * inner_products(left, right), 0.0, 4.0), 0.0)
     # Equal texts differ by rounding alone, and shall give the base itself.

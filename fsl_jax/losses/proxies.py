@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fsl_jax.losses.distances import squared_euclidean, widened
-from fsl_jax.ops.norm import l2_normalise
+from fsl_jax.losses.distances import squared_euclidean
+from fsl_jax.ops.norm import at_least_float32, l2_normalise
 from fsl_jax.types import PerItem
 
 
@@ -34,7 +34,7 @@ def proxy_nca(
       Movshovitz-Attias et al. 2017, https://arxiv.org/abs/1703.07464, eq. 7; with the own proxy: Teh et al. 2020,
       https://arxiv.org/abs/2004.01113.
     """
-    sides = (scale * l2_normalise(widened(side)) for side in (embedding, proxies))
+    sides = (scale * l2_normalise(at_least_float32(side)) for side in (embedding, proxies))
     logits = -squared_euclidean(*sides)
     own = labels[:, None] == jnp.arange(proxies.shape[0])[None, :]
     compared = logits if own_in_denominator else jnp.where(own, -1e9, logits)

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fsl_jax.models.layers import Conv, Norm, NormMode, Statistics, at_least_float32
+from fsl_jax.models.layers import Conv, Norm, NormMode, Statistics
 from fsl_jax.ops.conv import Formulation, Padding
 from fsl_jax.ops.depthwise import depthwise_conv2d
+from fsl_jax.ops.norm import at_least_float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fsl_jax.models.layers import Statistics, at_least_float32
-from fsl_jax.ops.norm import l2_normalise
+from fsl_jax.models.layers import Statistics
+from fsl_jax.ops.norm import at_least_float32, l2_normalise
 
 Pooling = Literal["average", "max", "gem"]
 Activation = Literal["none", "relu", "leaky_relu", "sigmoid", "leaky_sigmoid"]

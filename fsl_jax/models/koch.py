@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fsl_jax.models.layers import Conv, Statistics, at_least_float32
+from fsl_jax.models.layers import Conv, Statistics
 from fsl_jax.ops.conv import Formulation
+from fsl_jax.ops.norm import at_least_float32
 from fsl_jax.ops.pool import max_pool
 
 LAYERS = (

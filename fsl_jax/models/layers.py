@@ -28,11 +28,6 @@ def is_transductive(mode: str) -> bool:
     return mode == "batch"
 
 
-def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Widens bfloat16, in which losses and distances would lose their digits."""
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
 class Conv(nn.Module):
     """Convolution with bias, computed by `ops.conv.conv2d`.
 

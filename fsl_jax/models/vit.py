@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fsl_jax.models.layers import Statistics, at_least_float32
+from fsl_jax.models.layers import Statistics
 from fsl_jax.models.positions import resize_positions
+from fsl_jax.ops.norm import at_least_float32
 
 
 class Size(NamedTuple):

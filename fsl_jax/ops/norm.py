@@ -5,6 +5,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
+def at_least_float32(array: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Widens bfloat16, in whose 8 bits losses and distances would lose their digits."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
 def moments(features: Float[Array, "*n c"]) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
     """Returns mean and (biased) variance of each channel, in float32.
 
