@@ -10,14 +10,18 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Formulation = Literal["auto", "lax", "patches"]
+from fsl_jax.ops import winograd
+from fsl_jax.ops.isolate import isolated
+from fsl_jax.ops.winograd import Tiles
+
+Formulation = Literal["auto", "lax", "patches", "winograd"]
 Padding = Literal["SAME", "VALID"] | int
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -26,6 +30,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # lies in a loop. Only where the patches would fill the memory are they given up.
 _MOST_PATCHES = 2**28
 """Elements of the patches of one call."""
+_WINOGRAD_CHANNELS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +86,12 @@ def _lax_weights(geometry: _Geometry, images: Array, cotangent: Array) -> Array:
     return jax.linear_transpose(lambda weights: _lax_conv(geometry, images, weights), weights)(cotangent)[0]
 
 
-def _patches(geometry: _Geometry, images: Float[Array, "n h w c"]) -> Float[Array, "n p q k"]:
+def _windows(images: Float[Array, "n h w c"], *, geometry: _Geometry) -> Float[Array, "n p q k"]:
     """Copies each window's inputs side by side, in the order of the weights."""
     (rows, columns), stride = geometry.output, geometry.stride
-    padded = jnp.pad(images, ((0, 0), *geometry.padding, (0, 0)))
+    # Pads below 0 cut rows off.
+    config = [(0, 0, 0), *((*pad, 0) for pad in geometry.padding), (0, 0, 0)]
+    padded = lax.pad(images, jnp.zeros((), images.dtype), config)
     windows = [
         padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
         for i in range(geometry.kernel[0])
@@ -93,79 +100,165 @@ def _patches(geometry: _Geometry, images: Float[Array, "n h w c"]) -> Float[Arra
     return jnp.concatenate(windows, axis=-1)
 
 
+_patches = isolated(_windows, static=("geometry",))
+
+
+@functools.partial(isolated, static=("geometry",))
+def _patches_transposed(columns: Float[Array, "n p q k"], *, geometry: _Geometry) -> Float[Array, "n h w c"]:
+    channels = columns.shape[-1] // math.prod(geometry.kernel)
+    images = jax.ShapeDtypeStruct((columns.shape[0], *geometry.side, channels), columns.dtype)
+    return jax.linear_transpose(functools.partial(_windows, geometry=geometry), images)(columns)[0]
+
+
 def _patches_conv(geometry: _Geometry, images: Array, weights: Array) -> Array:
-    return jnp.tensordot(_patches(geometry, images), weights.reshape(-1, weights.shape[-1]), 1)
+    return jnp.tensordot(_patches(images, geometry=geometry), weights.reshape(-1, weights.shape[-1]), 1)
 
 
 def _patches_transpose(geometry: _Geometry, cotangent: Array, weights: Array) -> Array:
     columns = jnp.tensordot(cotangent, weights.reshape(-1, weights.shape[-1]).T, 1)
-    images = jax.ShapeDtypeStruct((cotangent.shape[0], *geometry.side, weights.shape[2]), cotangent.dtype)
-    return jax.linear_transpose(lambda images: _patches(geometry, images), images)(columns)[0]
+    return _patches_transposed(columns, geometry=geometry)
 
 
 def _patches_weights(geometry: _Geometry, images: Array, cotangent: Array) -> Array:
-    patches = _patches(geometry, images)
+    patches = _patches(images, geometry=geometry)
     product = patches.reshape(-1, patches.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
     return product.reshape(*geometry.kernel, images.shape[-1], cotangent.shape[-1])
 
 
-_WAYS = {
+def _winograd_conv(geometry: _Geometry, images: Array, weights: Array) -> Array:
+    return winograd.together(winograd.conv(images, weights, geometry.padding), side=geometry.output)
+
+
+def _winograd_transpose(geometry: _Geometry, cotangent: Array, weights: Array) -> Array:
+    return winograd.transpose(winograd.apart(cotangent), weights, geometry.padding, geometry.side)
+
+
+def _winograd_weights(geometry: _Geometry, images: Array, cotangent: Array) -> Array:
+    return winograd.weight_gradient(images, winograd.apart(cotangent), geometry.padding)
+
+
+Way = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+"""Convolution (photos, weights), its transpose (cotangent, weights) and weight gradient (photos, cotangent)."""
+
+_WAYS: dict[str, Way] = {
     "lax": (_lax_conv, _lax_transpose, _lax_weights),
     "patches": (_patches_conv, _patches_transpose, _patches_weights),
+    "winograd": (_winograd_conv, _winograd_transpose, _winograd_weights),
 }
 
 
-def _way(
-    geometry: _Geometry, channels: int, count: int, *, batched: bool
-) -> tuple[Callable, Callable, Callable]:
+def _place(geometry: _Geometry, i: int, j: int) -> _Geometry:
+    """The convolution that gives the outputs at one place of the tiles of 2 x 2: twice the stride, a shifted window."""
+    pads = tuple(
+        (before - shift * geometry.stride, after + (shift - 1) * geometry.stride)
+        for (before, after), shift in zip(geometry.padding, (i, j), strict=True)
+    )
+    return dataclasses.replace(geometry, stride=2 * geometry.stride, padding=pads)  # type: ignore[arg-type]
+
+
+def _by_place(way: Way) -> Way:
+    """Gives and takes outputs as `winograd.Tiles`, computed one place of the tiles after the other."""
+    conv, transpose, weight_gradient = way
+
+    def places(geometry: _Geometry) -> list[_Geometry]:
+        return [_place(geometry, i, j) for i in range(2) for j in range(2)]
+
+    def tiled_conv(geometry: _Geometry, images: Array, weights: Array) -> Tiles:
+        return tuple(conv(place, images, weights) for place in places(geometry))
+
+    def tiled_transpose(geometry: _Geometry, cotangents: Tiles, weights: Array) -> Array:
+        parts = zip(places(geometry), cotangents, strict=True)
+        return sum(transpose(place, part, weights) for place, part in parts)
+
+    def tiled_weight_gradient(geometry: _Geometry, images: Array, cotangents: Tiles) -> Array:
+        parts = zip(places(geometry), cotangents, strict=True)
+        return sum(weight_gradient(place, images, part) for place, part in parts)
+
+    return tiled_conv, tiled_transpose, tiled_weight_gradient
+
+
+_TILED_WAYS: dict[str, Way] = {
+    "lax": _by_place(_WAYS["lax"]),
+    "patches": _by_place(_WAYS["patches"]),
+    "winograd": (
+        lambda geometry, images, weights: winograd.conv(images, weights, geometry.padding),
+        lambda geometry, cotangents, weights: winograd.transpose(
+            cotangents, weights, geometry.padding, geometry.side
+        ),
+        lambda geometry, images, cotangents: winograd.weight_gradient(images, cotangents, geometry.padding),
+    ),
+}
+
+
+def _choose(geometry: _Geometry, channels: int, count: int, dtype: Any, *, batched: bool) -> str:
     """Chooses the formulation; off the CPU, batched weights become batched matrix products."""
     if geometry.formulation != "auto":
-        return _WAYS[geometry.formulation]
+        return geometry.formulation
+    if jax.default_backend() != "cpu":
+        return "patches" if batched else "lax"
+    # Its transforms cost as much a channel as its products save where there are few; and in bfloat16 they lose digits.
+    if _fits_winograd(geometry) and channels >= _WINOGRAD_CHANNELS and jnp.finfo(dtype).bits >= 32:
+        return "winograd"
     patches = count * math.prod(geometry.output) * math.prod(geometry.kernel) * channels
-    on_cpu = jax.default_backend() == "cpu"
-    return _WAYS["patches" if batched or (on_cpu and patches <= _MOST_PATCHES) else "lax"]
+    return "patches" if batched or patches <= _MOST_PATCHES else "lax"
 
 
-def _each(function: Callable, axis_size: int, batched: list[bool], *arrays: Array) -> Array:
+def _fits_winograd(geometry: _Geometry) -> bool:
+    return geometry.stride == 1 and geometry.kernel == (3, 3) and min(map(min, geometry.padding)) >= 0
+
+
+def _each(function: Callable, axis_size: int, batched: list[Any], left: Any, right: Any) -> Any:
     """Applies a function along the leading axis of those arrays that have it, one after the other."""
-    mapped = tuple(array for array, is_batched in zip(arrays, batched, strict=True) if is_batched)
+    given = ((left, batched[0]), (right, batched[1]))
+    flat = [
+        (array, is_batched)
+        for tree, axes in given
+        for array, is_batched in zip(jax.tree.leaves(tree), jax.tree.leaves(axes), strict=True)
+    ]
+    mapped = tuple(array for array, is_batched in flat if is_batched)
+    structure = jax.tree.structure((left, right))
 
-    def one(parts: tuple[Array, ...]) -> Array:
+    def one(parts: tuple[Array, ...]) -> Any:
         rest = iter(parts)
-        return function(
-            *(next(rest) if is_batched else array for array, is_batched in zip(arrays, batched, strict=True))
-        )
+        arrays = [next(rest) if is_batched else array for array, is_batched in flat]
+        return function(*jax.tree.unflatten(structure, arrays))
 
-    return lax.map(one, mapped) if axis_size > 1 else one(tuple(part[0] for part in mapped))[None]
+    if axis_size > 1:
+        return lax.map(one, mapped)
+    return jax.tree.map(lambda a: a[None], one(tuple(part[0] for part in mapped)))
 
 
 def _with_batching(function: Callable, batched_function: Callable, *, foldable: bool) -> Callable:
     """Adds the batching rule of a bilinear operation.
 
     Args:
-      function: (left, right) -> result, without a task axis.
+      function: (left, right) -> result, without a task axis; arrays or tiles.
       batched_function: The same, in the formulation that batches best where `vmap` is taken as it stands.
       foldable: Whether a task axis of `left` alone can join its photos.
     """
-    mappable = jax.custom_batching.custom_vmap(function)
+    # Compiled as one program where it is called outside of any.
+    mappable = jax.custom_batching.custom_vmap(jax.jit(function))
 
     @mappable.def_vmap
-    def rule(axis_size: int, batched: list[bool], left: Array, right: Array) -> tuple[Array, bool]:
-        if foldable and not batched[1]:
-            folded = mappable(left.reshape(-1, *left.shape[2:]), right)
-            return folded.reshape(axis_size, -1, *folded.shape[1:]), True
-        if jax.default_backend() == "cpu":
-            return _each(mappable, axis_size, batched, left, right), True
-        axes = tuple(0 if is_batched else None for is_batched in batched)
-        return jax.vmap(batched_function, in_axes=axes)(left, right), True
+    def rule(axis_size: int, batched: list[Any], left: Any, right: Any) -> tuple[Any, Any]:
+        if foldable and all(jax.tree.leaves(batched[0])) and not any(jax.tree.leaves(batched[1])):
+            folded = mappable(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), left), right)
+            result = jax.tree.map(lambda a: a.reshape(axis_size, -1, *a.shape[1:]), folded)
+        elif jax.default_backend() == "cpu":
+            result = _each(mappable, axis_size, batched, left, right)
+        else:
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))
+            result = jax.vmap(batched_function, in_axes=axes)(left, right)
+        return result, jax.tree.map(lambda _: True, result)
 
     return mappable
 
 
 @functools.lru_cache(maxsize=1024)
-def _operations(geometry: _Geometry, channels: int, count: int) -> tuple[Callable, Callable, Callable]:
+def _operations(geometry: _Geometry, channels: int, count: int, dtype: Any, tiled: bool) -> Way:
     """Builds convolution, transpose and weight gradient, tied to each other by their derivatives."""
-    alone, batched = (_way(geometry, channels, count, batched=flag) for flag in (False, True))
+    ways = _TILED_WAYS if tiled else _WAYS
+    alone, batched = (ways[_choose(geometry, channels, count, dtype, batched=flag)] for flag in (False, True))
     raw = [
         _with_batching(functools.partial(one, geometry), functools.partial(many, geometry), foldable=i < 2)
         for i, (one, many) in enumerate(zip(alone, batched, strict=True))
@@ -213,6 +306,44 @@ def conv2d(
     Raises:
       ValueError: Channels of photos and kernel differ.
     """
+    geometry = _geometry(images, weights, stride, padding, formulation)
+    return _operations(geometry, weights.shape[2], images.shape[0], images.dtype, False)[0](images, weights)
+
+
+def conv2d_tiles(
+    images: Float[Array, "n h w c"],
+    weights: Float[Array, "kh kw c f"],
+    *,
+    stride: int,
+    padding: Padding,
+    formulation: Formulation = "auto",
+) -> Tiles:
+    """Convolves as `conv2d` does, with outputs by their place in tiles of 2 x 2, as the next pooling reads them.
+
+    Args:
+      images: Photos or feature maps.
+      weights: Kernel.
+      stride: Step of the window, both axes.
+      padding: As in `conv2d`.
+      formulation: As in `conv2d`.
+
+    Returns:
+      Four arrays [n, p / 2, q / 2, f].
+
+    Raises:
+      ValueError: Channels of photos and kernel differ, or the outputs have an odd side.
+    """
+    geometry = _geometry(images, weights, stride, padding, formulation)
+    if any(side % 2 for side in geometry.output):
+        raise ValueError(
+            f"outputs of {geometry.output[0]} x {geometry.output[1]} do not part into tiles of 2 x 2"
+        )
+    return _operations(geometry, weights.shape[2], images.shape[0], images.dtype, True)[0](images, weights)
+
+
+def _geometry(
+    images: Array, weights: Array, stride: int, padding: Padding, formulation: Formulation
+) -> _Geometry:
     if images.shape[-1] != weights.shape[2]:
         raise ValueError(f"photos have {images.shape[-1]} channels, the kernel takes {weights.shape[2]}")
     if formulation not in get_args(Formulation):
@@ -222,4 +353,8 @@ def conv2d(
     side, kernel = images.shape[1:3], weights.shape[:2]
     pads = tuple(_pads(padding, extent, window, stride) for extent, window in zip(side, kernel, strict=True))
     geometry = _Geometry(stride, pads, kernel, side, formulation)  # type: ignore[arg-type]
-    return _operations(geometry, weights.shape[2], images.shape[0])[0](images, weights)
+    if formulation == "winograd" and not _fits_winograd(geometry):
+        raise ValueError(
+            f"formulation 'winograd' is for 3 x 3 kernels and stride 1, not {kernel} and {stride}"
+        )
+    return geometry

@@ -123,3 +123,34 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_wide():
 def test_an_unknown_value_is_named(option, value, message):
     with pytest.raises(ValueError, match=message):
         initialised(Conv4(**{**PROTONET, option: value}), 28, 1)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_what_is_taken_together_on_a_cpu_equals_one_layer_after_the_other(scale):
+    options = {
+        "filters": 16,
+        "reduction": "max_pool",
+        "readout": "flatten",
+        "norm": "running",
+        "norm_scale": scale,
+    }
+    images = jax.random.normal(jax.random.key(0), (4, 20, 20, 1))
+    together, plain = (Conv4(**options, formulation=formulation) for formulation in ("auto", "lax"))
+    variables = plain.init(jax.random.key(1), images, statistics="batch")
+    assert jax.tree.structure(
+        together.init(jax.random.key(1), images, statistics="batch")
+    ) == jax.tree.structure(variables)
+    moved = jax.tree.map(
+        lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), variables["params"]
+    )
+
+    def run(model):
+        def loss(params):
+            given = {"params": params, "batch_stats": variables["batch_stats"]}
+            (embedding, seen), new = model.apply(given, images, statistics="batch", mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(embedding)), (embedding, seen, new)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(moved)
+
+    for got, expected in zip(*(jax.tree.leaves(run(model)) for model in (together, plain)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-5)

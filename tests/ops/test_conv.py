@@ -1,12 +1,15 @@
 """The three bilinear operations against XLA's own convolution, in value, gradient and Hessian-vector product."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from fsl_jax.ops.conv import conv2d
+from fsl_jax.ops.conv import conv2d, conv2d_tiles
+from fsl_jax.ops.winograd import together
 
 CASES = [
     # side, channels, stride, padding
@@ -70,8 +73,83 @@ def test_equals_xla_in_value_gradient_and_hessian_vector_product(
             np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("side", "channels", "padding"), [(7, 5, "SAME"), (6, 3, 1), (9, 4, "VALID"), (5, 2, 2)]
+)
+def test_winograd_equals_xla_in_value_gradient_and_hessian_vector_product(side, channels, padding):
+    images, weights = arrays(side, channels)
+    ours = conv2d(images, weights, stride=1, padding=padding, formulation="winograd")
+    np.testing.assert_allclose(ours, xla_conv(images, weights, 1, padding), atol=1e-9)
+    functions = scalars(1, padding, "winograd")
+    for derivative in (lambda f: jax.jit(jax.grad(f, (0, 1))), hessian_vector):
+        for got, expected in zip(*(derivative(f)(images, weights) for f in functions), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_winograd_in_float32_is_as_exact_as_xla():
+    rng = np.random.default_rng(0)
+    images, weights = rng.standard_normal((4, 14, 14, 64)), rng.standard_normal((3, 3, 64, 64))
+    exact = np.asarray(xla_conv(images, weights, 1, 1))
+    single = (images.astype(np.float32), weights.astype(np.float32))
+    ours = conv2d(*map(jnp.asarray, single), stride=1, padding=1, formulation="winograd")
+    theirs = xla_conv(*single, 1, 1)
+    assert ours.dtype == jnp.float32
+    errors = [
+        np.abs(np.asarray(maps, np.float64) - exact).max() / np.abs(exact).max() for maps in (ours, theirs)
+    ]
+    assert errors[0] < 2 * errors[1] < 1e-5
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, "SAME"), (1, "VALID"), (2, 1), (1, 2)])
+@pytest.mark.parametrize("formulation", ["lax", "patches", "winograd"])
+def test_tiles_hold_the_same_outputs_in_value_gradient_and_hessian_vector_product(
+    stride, padding, formulation
+):
+    if formulation == "winograd" and stride != 1:
+        pytest.skip("winograd is for stride 1")
+    images, weights = arrays(8, 3)
+    tiled = functools.partial(conv2d_tiles, stride=stride, padding=padding, formulation=formulation)
+    expected = xla_conv(images, weights, stride, padding)
+    side = expected.shape[1:3]
+    np.testing.assert_allclose(together(tiled(images, weights), side=side), expected, atol=1e-9)
+    ours = lambda i, w: sum(jnp.sum(jnp.sin(tile)) for tile in tiled(i, w))  # noqa: E731
+    xla = scalars(stride, padding, "lax")[1]
+    for derivative in (lambda f: jax.jit(jax.grad(f, (0, 1))), hessian_vector):
+        for got, other in zip(*(derivative(f)(images, weights) for f in (ours, xla)), strict=True):
+            np.testing.assert_allclose(got, other, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("shared", ["nothing", "weights", "images"])
-@pytest.mark.parametrize("formulation", ["auto", "lax", "patches"])
+@pytest.mark.parametrize("formulation", ["patches", "winograd"])
+def test_tiles_over_tasks_equal_a_loop_over_tasks(shared, formulation):
+    images, weights = arrays(6, 3, tasks=3)
+    axes = (None if shared == "images" else 0, None if shared == "weights" else 0)
+    given = tuple(a if axis == 0 else a[0] for a, axis in zip((images, weights), axes, strict=True))
+
+    def ours(i, w):
+        return sum(
+            jnp.sum(jnp.sin(t)) for t in conv2d_tiles(i, w, stride=1, padding=1, formulation=formulation)
+        )
+
+    got = jax.jit(jax.vmap(hessian_vector(ours), axes))(*given)
+    for task in range(3):
+        one = tuple(a[task] if axis == 0 else a for a, axis in zip(given, axes, strict=True))
+        for part, expected in zip(got, hessian_vector(scalars(1, 1, "lax")[1])(*one), strict=True):
+            np.testing.assert_allclose(part[task], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_outputs_that_do_not_part_into_tiles_are_named():
+    with pytest.raises(ValueError, match="outputs of 7 x 7 do not part into tiles of 2 x 2"):
+        conv2d_tiles(*arrays(7, 3), stride=1, padding=1)
+
+
+def test_winograd_on_another_stride_is_an_error():
+    with pytest.raises(ValueError, match="'winograd' is for 3 x 3 kernels and stride 1"):
+        conv2d(*arrays(7, 3), stride=2, padding=1, formulation="winograd")
+
+
+@pytest.mark.parametrize("shared", ["nothing", "weights", "images"])
+@pytest.mark.parametrize("formulation", ["auto", "lax", "patches", "winograd"])
 def test_over_tasks_equals_a_loop_over_tasks(shared, formulation):
     images, weights = arrays(7, 3, tasks=3)
     axes = (None if shared == "images" else 0, None if shared == "weights" else 0)
