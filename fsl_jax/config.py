@@ -169,6 +169,7 @@ def _data() -> ConfigDict:
             "sop": {"val_fraction": 0.1, "split_seed": 0, "check_counts": True},
             "cub": {"split_rule": "retrieval", "val_labels": 0, "split_seed": 0, "check_counts": True},
             "cars": {"val_labels": 0, "check_counts": True},
+            "mini_imagenet": {"check_counts": True},
             "tfds": {
                 "name": "",
                 "image": "image",
