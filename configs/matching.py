@@ -8,6 +8,10 @@ Presets, as in `--config configs/matching.py:omniglot_5way_1shot`:
                        trained on episodes as they are tested, characters and rotations from the lists of the paper.
       python -m fsl_jax.main --config configs/matching.py:omniglot_5way_1shot --config.data.root=FOLDER
       FOLDER holds images_background.zip, images_evaluation.zip and splits/vinyals_{train,val,test}.txt.
+  mini_imagenet_5way_1shot, mini_imagenet_5way_5shot
+                       the same at 84 px, 15 queries.
+      python -m fsl_jax.main --config configs/matching.py:mini_imagenet_5way_1shot --config.data.root=FOLDER
+      FOLDER in any layout of docs/data.md.
   smoke                seconds: proves that an installation works.
 
 The paper's softmax is over plain cosines, which never differ by more than 2; a temperature of 0.1 trains faster.
@@ -15,7 +19,13 @@ The paper's softmax is over plain cosines, which never differ by more than 2; a 
 
 from ml_collections import ConfigDict
 
-from fsl_jax.config import base_config, read_omniglot, shrink_to_seconds, unknown_preset
+from fsl_jax.config import (
+    base_config,
+    read_mini_imagenet,
+    read_omniglot,
+    shrink_to_seconds,
+    unknown_preset,
+)
 
 # way, shot
 OMNIGLOT = {
@@ -24,6 +34,8 @@ OMNIGLOT = {
     "omniglot_20way_1shot": (20, 1),
     "omniglot_20way_5shot": (20, 5),
 }
+# shot
+MINI_IMAGENET = {"mini_imagenet_5way_1shot": 1, "mini_imagenet_5way_5shot": 5}
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -40,10 +52,12 @@ def get_config(preset: str = "") -> ConfigDict:
     config.eval.update({"every": 250})
     if preset in OMNIGLOT:
         _omniglot(config, *OMNIGLOT[preset])
+    elif preset in MINI_IMAGENET:
+        _mini_imagenet(config, MINI_IMAGENET[preset])
     elif preset == "smoke":
         shrink_to_seconds(config)
     elif preset:
-        raise unknown_preset(preset, "matching.py", (*OMNIGLOT, "smoke"))
+        raise unknown_preset(preset, "matching.py", (*OMNIGLOT, *MINI_IMAGENET, "smoke"))
     config.preset = preset
     return config
 
@@ -54,4 +68,13 @@ def _omniglot(config: ConfigDict, way: int, shot: int) -> None:
     config.augment.update({"flip": False, "shift": 0})
     config.episode.update({"tasks": 8, "way": way, "shot": shot, "queries": 5})
     config.eval.update({"way": way, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})
+    config.train.update({"steps": 20_000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
+
+
+def _mini_imagenet(config: ConfigDict, shot: int) -> None:
+    read_mini_imagenet(config)
+    config.model.options.norm = "batch"
+    config.augment.update({"flip": False, "shift": 0})
+    config.episode.update({"tasks": 4, "way": 5, "shot": shot, "queries": 15})
+    config.eval.update({"way": 5, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})
     config.train.update({"steps": 20_000, "steps_per_call": 10, "log_every": 100, "save_every": 500})

@@ -9,6 +9,10 @@ Presets, as in `--config configs/protonet.py:omniglot_5way_1shot`; what to expec
   omniglot_5way_5shot, omniglot_20way_1shot, omniglot_20way_5shot
       python -m fsl_jax.main --config configs/protonet.py:omniglot_5way_1shot --config.data.root=FOLDER
       FOLDER holds images_background.zip, images_evaluation.zip and splits/vinyals_{train,val,test}.txt.
+  mini_imagenet_5way_1shot, mini_imagenet_5way_5shot
+                       trained 30-way 1-shot and 20-way 5-shot, 15 queries; 84 px.
+      python -m fsl_jax.main --config configs/protonet.py:mini_imagenet_5way_1shot --config.data.root=FOLDER
+      FOLDER in any layout of docs/data.md.
   features             a head on frozen embeddings that `fsl-jax embed` wrote: seconds.
       python -m fsl_jax.main --config configs/protonet.py:features --config.data.root=features.npz
   efficientnet         the same on photos: EfficientNet-Lite0 of the `pretrained` extra, frozen, with a head.
@@ -23,7 +27,13 @@ The norm mode is "batch", as in the released code: predictions are transductive.
 
 from ml_collections import ConfigDict
 
-from fsl_jax.config import base_config, read_omniglot, shrink_to_seconds, unknown_preset
+from fsl_jax.config import (
+    base_config,
+    read_mini_imagenet,
+    read_omniglot,
+    shrink_to_seconds,
+    unknown_preset,
+)
 
 # way, shot of the test episodes
 OMNIGLOT = {
@@ -32,7 +42,8 @@ OMNIGLOT = {
     "omniglot_20way_1shot": (20, 1),
     "omniglot_20way_5shot": (20, 5),
 }
-
+# way of the training episodes, shot
+MINI_IMAGENET = {"mini_imagenet_5way_1shot": (30, 1), "mini_imagenet_5way_5shot": (20, 5)}
 
 # weights, side, learning rate of the network as a share of the head's, shape of the episodes
 PRETRAINED = {
@@ -70,6 +81,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.eval.update({"every": 250})
     if preset in OMNIGLOT:
         _omniglot(config, *OMNIGLOT[preset])
+    elif preset in MINI_IMAGENET:
+        _mini_imagenet(config, *MINI_IMAGENET[preset])
     elif preset in PRETRAINED:
         _pretrained(config, **PRETRAINED[preset])
     elif preset == "features":
@@ -77,7 +90,9 @@ def get_config(preset: str = "") -> ConfigDict:
     elif preset == "smoke":
         shrink_to_seconds(config)
     elif preset:
-        raise unknown_preset(preset, "protonet.py", (*OMNIGLOT, *PRETRAINED, "features", "smoke"))
+        raise unknown_preset(
+            preset, "protonet.py", (*OMNIGLOT, *MINI_IMAGENET, *PRETRAINED, "features", "smoke")
+        )
     config.preset = preset
     return config
 
@@ -88,6 +103,16 @@ def _omniglot(config: ConfigDict, way: int, shot: int) -> None:
     config.augment.update({"flip": False, "shift": 0})
     config.episode.update({"tasks": 1, "way": 60, "shot": shot, "queries": 5})
     config.eval.update({"way": way, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})
+    config.optimizer.update({"schedule": "halve", "halve_every": 2000})
+    config.train.update({"steps": 20_000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
+
+
+def _mini_imagenet(config: ConfigDict, training_way: int, shot: int) -> None:
+    read_mini_imagenet(config)
+    config.model.options.norm = "batch"
+    config.augment.update({"flip": False, "shift": 0})
+    config.episode.update({"tasks": 1, "way": training_way, "shot": shot, "queries": 15})
+    config.eval.update({"way": 5, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})
     config.optimizer.update({"schedule": "halve", "halve_every": 2000})
     config.train.update({"steps": 20_000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
 

@@ -204,6 +204,40 @@ def read_omniglot(config: ConfigDict, split_rule: str) -> None:
     config.data.omniglot.update({"split_rule": split_rule, "rotations": True})
 
 
+def read_mini_imagenet(config: ConfigDict) -> None:
+    """Takes miniImageNet as the few-shot papers do: 84 px, colour, 0 to 1."""
+    config.data.update({"source": "mini_imagenet", "size": 84, "channels": 3, "mean": (0.0,), "std": (1.0,)})
+
+
+def split_preset(preset: str, file: str, **known: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Parts "name,option=value" into the name of a preset and its options.
+
+    Args:
+      preset: As typed behind the colon; the name may be left out.
+      file: The config's, for the message.
+      known: Values of each option.
+
+    Raises:
+      ValueError: An option or its value is unknown.
+
+    Example:
+      >>> split_preset("omniglot,variant=anil", "maml.py", variant=("fomaml", "anil"))
+      ('omniglot', {'variant': 'anil'})
+    """
+    parts = [part.strip() for part in preset.split(",")] if preset else []
+    name = parts.pop(0) if parts and "=" not in parts[0] else ""
+    options: dict[str, str] = {}
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if option not in known or not equals:
+            raise ValueError(f"no option {part!r} of a preset in configs/{file}; {closest(option, [*known])}")
+        values = list(known[option])
+        if value not in values:
+            raise ValueError(f"no {option} {value!r} in configs/{file}; {closest(value, values)}")
+        options[option] = value
+    return name, options
+
+
 def unknown_preset(preset: str, file: str, known: Iterable[str]) -> ValueError:
     """Returns the error for a preset that a config file does not have."""
     return ValueError(f"no preset {preset!r} in configs/{file}; {closest(preset, list(known))}")

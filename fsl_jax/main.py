@@ -46,7 +46,12 @@ def _with_config_file(arguments: list[str]) -> tuple[list[str], Path]:
     replaced = list(arguments)
     is_inline = bool(equals) and flag in ("--config", "-config")
     replaced[position] = f"{'--config=' if is_inline else ''}{config_file(name)}{colon}{preset}"
-    return replaced, Path("runs") / "-".join(filter(None, (Path(name).stem, preset)))
+    return replaced, Path("runs") / "-".join(filter(None, (Path(name).stem, _as_folder(preset))))
+
+
+def _as_folder(preset: str) -> str:
+    """Makes "omniglot,variant=anil" a plain name of a folder."""
+    return "-".join(part.rpartition("=")[2] for part in preset.split(","))
 
 
 def _parse(arguments: list[str]) -> None:

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 Scalar = Float[Array, ""]
+Step = Int[Array, ""] | int
+"""Number of a step, from 0."""
 Key = jax.Array
 Params = Any
 """A pytree of trainable arrays, as flax gives it."""

@@ -13,7 +13,7 @@ from fsl_jax.algorithms.base import Frozen, Variables, over_tasks, still
 from fsl_jax.algorithms.protonet import prototypes
 from fsl_jax.losses.distances import DISTANCES
 from fsl_jax.ops.norm import at_least_float32, l2_normalise
-from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar
+from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar, Step
 
 MEMORY = "memory"
 """Collection of embeddings of earlier steps; the others hold the network's, such as running statistics."""
@@ -113,9 +113,17 @@ class BatchAlgorithm:
         return loss, Aux(after, {**metrics, **spread_figures(embedding)})
 
     def gradient(
-        self, params: Params, collections: Collections, batch: Batch, key: Key, *, frozen: Frozen = None
+        self,
+        params: Params,
+        collections: Collections,
+        batch: Batch,
+        key: Key,
+        *,
+        step: Step = 0,
+        frozen: Frozen = None,
     ) -> tuple[tuple[Scalar, Aux], Params]:
         """Returns ((loss, aux), gradient)."""
+        del step
 
         def loss(params: Params) -> tuple[Scalar, Aux]:
             return self.loss(still(params, frozen), collections, batch, key)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from fsl_jax.losses import reduce, softmax
 from fsl_jax.models.layers import Statistics, is_transductive, norm_statistics
-from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar
+from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar, Step
 
 Result = TypeVar("Result")
 Frozen = Any
@@ -58,11 +58,19 @@ class Algorithm(Protocol):
         """Makes the first variables; `sample` has prepared photos."""
 
     def gradient(
-        self, params: Params, collections: Collections, batch: Any, key: Key, *, frozen: Frozen = None
+        self,
+        params: Params,
+        collections: Collections,
+        batch: Any,
+        key: Key,
+        *,
+        step: Step = 0,
+        frozen: Frozen = None,
     ) -> tuple[tuple[Scalar, Aux], Params]:
         """Returns ((loss, aux), gradient); `key` is one key, or one a task where tasks are given.
 
-        Parameters that are frozen have a gradient of 0, which costs nothing.
+        `step` is how many steps were taken, for methods with a schedule. Parameters that are frozen have a gradient of
+        0, which costs nothing.
         """
 
     def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
@@ -162,9 +170,9 @@ class EpisodeAlgorithm:
         return None
 
     def task_loss(
-        self, params: Params, collections: Collections, task: Episode, key: Key
+        self, params: Params, collections: Collections, task: Episode, key: Key, step: Step
     ) -> tuple[Scalar, Aux]:
-        """Returns the loss of one task, whose arrays have no task axis."""
+        """Returns the loss of one task, whose arrays have no task axis, after so many steps of training."""
         raise NotImplementedError
 
     def task_logits(self, variables: Variables, task: Episode) -> Float[Array, "q way"]:
@@ -177,16 +185,33 @@ class EpisodeAlgorithm:
         variables = dict(self.network.init(key, images, statistics="batch"))
         return Variables(params=variables.pop("params"), collections=variables)
 
-    def loss(self, params: Params, collections: Collections, batch: Episode, key: Key) -> tuple[Scalar, Aux]:
+    def loss(
+        self,
+        params: Params,
+        collections: Collections,
+        batch: Episode,
+        key: Key,
+        *,
+        step: Step = 0,
+    ) -> tuple[Scalar, Aux]:
         """Averages the loss over the tasks of a meta-batch."""
         chunk = chunk_of_tasks(batch.tasks, self.chunk)
         total = sum_over_tasks(
-            lambda task: self.task_loss(params, collections, *task), (batch, key), chunk=chunk
+            lambda given: self.task_loss(params, collections, given[0], given[1], step),
+            (batch, key),
+            chunk=chunk,
         )
-        return _averaged(total, batch.tasks)
+        return averaged(total, batch.tasks)
 
     def gradient(
-        self, params: Params, collections: Collections, batch: Episode, key: Key, *, frozen: Frozen = None
+        self,
+        params: Params,
+        collections: Collections,
+        batch: Episode,
+        key: Key,
+        *,
+        step: Step = 0,
+        frozen: Frozen = None,
     ) -> tuple[tuple[Scalar, Aux], Params]:
         """Averages loss and gradient over the tasks; a chunk's gradient is taken before the next chunk starts."""
         chunk = chunk_of_tasks(batch.tasks, self.chunk)
@@ -194,9 +219,9 @@ class EpisodeAlgorithm:
             lambda params, *given: self.task_loss(still(params, frozen), *given), has_aux=True
         )
         total, gradients = sum_over_tasks(
-            lambda task: gradient(params, collections, *task), (batch, key), chunk=chunk
+            lambda task: gradient(params, collections, *task, step), (batch, key), chunk=chunk
         )
-        return _averaged(total, batch.tasks), jax.tree.map(lambda a: a / batch.tasks, gradients)
+        return averaged(total, batch.tasks), jax.tree.map(lambda a: a / batch.tasks, gradients)
 
     def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
         """Returns the logits of every task's queries."""
@@ -251,10 +276,10 @@ class OnePass(EpisodeAlgorithm):
         raise NotImplementedError
 
     def task_loss(
-        self, params: Params, collections: Collections, task: Episode, key: Key
+        self, params: Params, collections: Collections, task: Episode, key: Key, step: Step
     ) -> tuple[Scalar, Aux]:
         """Classifies the queries among all labels of the episode."""
-        del key
+        del key, step
         embeddings, gathered = self.apply_and_gather(params, collections, _photos(task))
         value, metrics = query_loss(self._split(embeddings, task), task.query.label)
         return value, Aux(gathered, metrics)
@@ -276,7 +301,8 @@ def _photos(task: Episode) -> Float[Array, "n h w c"]:
     return jnp.concatenate([task.support.image, task.query.image])
 
 
-def _averaged(total: tuple[Scalar, Aux], tasks: int) -> tuple[Scalar, Aux]:
+def averaged(total: tuple[Scalar, Aux], tasks: int) -> tuple[Scalar, Aux]:
+    """Makes means over tasks of summed losses and running statistics; metrics know their own counts."""
     loss, aux = total
     collections = jax.tree.map(lambda a: a / tasks, aux.collections)
     return loss / tasks, Aux(collections, aux.metrics)

@@ -48,8 +48,16 @@ class Classifier(nn.Module):
         Returns:
           Logits in float32, and {"embedding": [n, d]}.
         """
-        embedding, _ = self.body(images, statistics=statistics)
-        return at_least_float32(self.head(embedding)), {"embedding": embedding}
+        embedding = self.embed(images, statistics=statistics)
+        return self.classify(embedding), {"embedding": embedding}
+
+    def embed(self, images: Float[Array, "n h w c"], *, statistics: Statistics) -> Float[Array, "n d"]:
+        """Embeds photos."""
+        return self.body(images, statistics=statistics)[0]
+
+    def classify(self, embedding: Float[Array, "n d"]) -> Float[Array, "n labels"]:
+        """Returns the logits of embeddings, in float32."""
+        return at_least_float32(self.head(embedding))
 
 
 class GlobalPool(nn.Module):

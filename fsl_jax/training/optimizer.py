@@ -17,8 +17,9 @@ def schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
     """Builds the learning rate over the steps.
 
     Args:
-      config: `schedule` ("constant", "cosine" or "halve"), `learning_rate` (the peak), `warmup` (steps that rise
-        from 0), `final` (share of the peak at the end of "cosine") and `halve_every` (steps, of "halve").
+      config: `schedule` ("constant", "cosine", "linear" or "halve"), `learning_rate` (the peak), `warmup` (steps that
+        rise from 0), `final` (share of the peak at the end of "cosine" and "linear") and `halve_every` (steps, of
+        "halve").
       steps: Length of the run.
     """
     peak, warmup = config.learning_rate, config.warmup
@@ -26,6 +27,7 @@ def schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
     shapes = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, left, alpha=config.final),
+        "linear": lambda: optax.linear_schedule(peak, peak * config.final, left),
         "halve": lambda: optax.exponential_decay(peak, max(config.halve_every, 1), 0.5, staircase=True),
     }
     if config.schedule not in shapes:

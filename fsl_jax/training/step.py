@@ -44,12 +44,14 @@ def spread_gradient(algorithm: Algorithm, mesh: Mesh, *, frozen: Frozen = None) 
     all tasks, on 1 as on 64 devices.
     """
 
-    def on_device(params: Params, collections: Any, batch: Episode, keys: Key) -> Any:
-        (loss, aux), gradients = algorithm.gradient(params, collections, batch, keys, frozen=frozen)
+    def on_device(params: Params, collections: Any, batch: Episode, keys: Key, step: Any) -> Any:
+        (loss, aux), gradients = algorithm.gradient(
+            params, collections, batch, keys, step=step, frozen=frozen
+        )
         loss, gathered, gradients = lax.pmean((loss, aux.collections, gradients), AXIS)
         return (loss, Aux(gathered, lax.psum(aux.metrics, AXIS))), gradients
 
-    return over_rows(mesh, on_device, spread=(False, False, True, True), results=P())
+    return over_rows(mesh, on_device, spread=(False, False, True, True, False), results=P())
 
 
 def make_dispatch(
@@ -78,17 +80,18 @@ def make_dispatch(
     """
     of_tasks = spread_gradient(algorithm, mesh, frozen=frozen)
 
-    def gradient(params: Params, collections: Any, batch: Batch | Episode, batch_key: Key) -> Any:
+    def gradient(variables: Variables, batch: Batch | Episode, batch_key: Key, taken: Array) -> Any:
+        params, collections = variables.params, variables.collections
         if isinstance(batch, Episode):
-            return of_tasks(params, collections, batch, jax.random.split(batch_key, batch.tasks))
+            return of_tasks(params, collections, batch, jax.random.split(batch_key, batch.tasks), taken)
         # A flat batch is one batch: its rows lie on several devices, and XLA adds what crosses between them.
-        return algorithm.gradient(params, collections, batch, batch_key, frozen=frozen)
+        return algorithm.gradient(params, collections, batch, batch_key, step=taken, frozen=frozen)
 
     def step(constant: Any, state: TrainState, given: Any) -> tuple[TrainState, dict[str, Scalar]]:
         step_key = jax.random.fold_in(key, state.step)
         batch = prepare(reader.fetch(constant, given, state.window), jax.random.fold_in(step_key, 0))
         variables, batch_key = state.variables, jax.random.fold_in(step_key, 1)
-        (loss, aux), gradients = gradient(variables.params, variables.collections, batch, batch_key)
+        (loss, aux), gradients = gradient(variables, batch, batch_key, state.step)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, variables.params)
         moved = Variables(optax.apply_updates(variables.params, updates), aux.collections, variables.extra)
         metrics = {name: value.value() for name, value in aux.metrics.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import random_episode
 
-from fsl_jax.algorithms import maml, matching, protonet
+from fsl_jax.algorithms import imaml, maml, maml_plus, matching, protonet, reptile
 from fsl_jax.mesh import data_mesh
 from fsl_jax.models.conv4 import Conv4
 from fsl_jax.training.step import spread_gradient
@@ -19,6 +19,26 @@ METHODS = {
     "fomaml": functools.partial(maml.make, way=3, **INNER, first_order=True),
     "anil": functools.partial(maml.make, way=3, **INNER, adapt="head"),
     "boil": functools.partial(maml.make, way=3, **INNER, adapt="body"),
+    "meta_sgd": functools.partial(maml.make, way=3, **INNER, rates="per_parameter"),
+    "lslr": functools.partial(maml.make, way=3, **INNER, rates="per_layer_per_step"),
+    "maml_plus": functools.partial(
+        maml_plus.make,
+        way=3,
+        **INNER,
+        multi_step_until=5,
+        per_step_norm=True,
+        rates="per_layer_per_step",
+    ),
+    "imaml": functools.partial(imaml.make, way=3, **INNER, pull=2.0, solver_steps=4, damping=100.0),
+    "reptile": functools.partial(
+        reptile.make,
+        way=3,
+        inner_rate=0.01,
+        inner_steps=3,
+        inner_batch=2,
+        eval_inner_steps=3,
+        eval_inner_batch=3,
+    ),
     "protonet": functools.partial(protonet.make, way=3),
     "protonet_cosine": functools.partial(protonet.make, way=3, distance="cosine", temperature=0.1),
     "matching": functools.partial(matching.make, way=3),
@@ -47,7 +67,9 @@ def case(request):
     return made(request.param)
 
 
-def test_the_accumulated_gradient_is_finite_and_that_of_the_mean_loss(case):
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "reptile"])  # which follows no gradient
+def test_the_accumulated_gradient_is_finite_and_that_of_the_mean_loss(name):
+    case = made(name)
     method, variables, episode, keys, gradient = case
     derivative = jax.jit(jax.grad(lambda p: method.loss(p, variables.collections, episode, keys)[0]))
     got = gradient(variables.params, variables.collections, episode, keys)[1]
@@ -68,7 +90,9 @@ def test_eight_devices_give_what_one_gives(case):
     method, variables, episode, keys, gradient = case
     (loss, aux), gradients = gradient(variables.params, variables.collections, episode, keys)
     spread = jax.jit(spread_gradient(method, data_mesh(8)))
-    (other_loss, other_aux), others = spread(variables.params, variables.collections, episode, keys)
+    (other_loss, other_aux), others = spread(
+        variables.params, variables.collections, episode, keys, jnp.int32(0)
+    )
     close((loss, aux), (other_loss, other_aux), rtol=1e-5, atol=1e-6)
     # A bias before a normalisation has a true gradient of 0: what it gets is rounding, small against the largest.
     largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradients))
