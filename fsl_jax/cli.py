@@ -150,3 +150,43 @@ def embed(
     typer.echo(
         f"{out}: {done['photos'] - len(done['unreadable']):,} photos, {done['photos_a_second']:.1f} photos/s"
     )
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@plain_errors()
+def profile(
+    context: typer.Context,
+    config: Annotated[str, typer.Option("--config", help="Config with a preset, as for fsl_jax.main.")],
+    calls: Annotated[
+        int, typer.Option(min=0, help="Timed calls of the compiled steps; 0 only compiles.")
+    ] = 5,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="Folder for a trace, for TensorBoard or Perfetto.")
+    ] = None,
+    cpu_devices: Annotated[int, typer.Option("--cpu-devices", min=0, help="As for fsl_jax.main.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Says what a training step costs: arithmetic, bytes, memory, compile time, seconds.
+
+    Fields of the config are given as for a run: --config.episode.tasks=8.
+    """
+    from fsl_jax.main import configured
+
+    given = ["--config", config, f"--cpu_devices={cpu_devices}", *context.args]
+    values, _, _ = configured(["fsl-jax profile", *given])
+    from fsl_jax.profiling import as_table
+    from fsl_jax.profiling import profile as measure
+
+    if values is None:
+        raise ValueError("give a --config, such as configs/maml.py")
+    figures = measure(values.lock(), calls=calls, trace=trace)
+    if json:
+        import json as json_format
+
+        typer.echo(json_format.dumps(figures))
+        return
+    from rich.console import Console
+
+    Console().print(as_table(figures))
+    if trace is not None:
+        typer.echo(f"trace: {trace}")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from fsl_jax.config import config_file
 
@@ -21,6 +21,17 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default runs/<config>-<preset>.")
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and judge, or judge a workdir alone."
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "",
+    "Folder of compiled programs, or off; default $FSL_JAX_COMPILATION_CACHE, or the user's cache folder.",
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices",
+    0,
+    "Devices that a CPU is taken for; 0 takes one a core (at most 8) where steps are of tasks, else one.",
+    lower_bound=0,
 )
 
 
@@ -73,6 +84,33 @@ def _plain(message: str) -> str:
     return raised[-1] if raised else lines[0]
 
 
+def configured(arguments: list[str]) -> tuple[ConfigDict | None, list[str], Path]:
+    """Parses a command line, and settles what JAX must be told before it starts.
+
+    Args:
+      arguments: Name of the program, then flags.
+
+    Returns:
+      The config, or None where none is given; the flags as they were understood; the default workdir.
+
+    Raises:
+      ValueError: A flag or a field of the config is wrong; the message says which.
+    """
+    given, default_workdir = _with_config_file(arguments[1:])
+    _parse([arguments[0], *given])
+    logging.set_verbosity(logging.WARNING)
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(logging_formats.Formatter("%(levelname)s: %(message)s"))
+    from fsl_jax import machine
+
+    config = _CONFIG.value
+    machine.use_compilation_cache(_CACHE.value)
+    # Tasks share nothing but the parameters; the photos of a flat batch are one batch, which one device does best.
+    if _CPU_DEVICES.value or (config is not None and config.sampler.name == "episodes"):
+        machine.use_cpu_devices(_CPU_DEVICES.value)
+    return config, given, default_workdir
+
+
 def run(arguments: list[str]) -> int:
     """Parses the command line and runs it.
 
@@ -82,16 +120,10 @@ def run(arguments: list[str]) -> int:
     Raises:
       ValueError: What was asked for cannot be done; the message says why and what to do.
     """
-    given, default_workdir = _with_config_file(arguments[1:])
-    arguments = [arguments[0], *given]
-    _parse(arguments)
-    logging.set_verbosity(logging.WARNING)
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(logging_formats.Formatter("%(levelname)s: %(message)s"))
+    config, given, default_workdir = configured(arguments)
     from fsl_jax import run as runs
 
-    command = ["python", "-m", "fsl_jax.main", *arguments[1:]]
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value or default_workdir)
+    command, workdir = ["python", "-m", "fsl_jax.main", *given], Path(_WORKDIR.value or default_workdir)
     if _MODE.value == "evaluate":
         if _WORKDIR.value is None and config is None:
             raise ValueError("--mode=evaluate needs the --workdir of a training run")

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax import stages
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -41,8 +42,8 @@ from fsl_jax.training.clock import Clock
 from fsl_jax.training.log import MetricsLog, Progress, doing, say
 from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Refresh, Stop
 from fsl_jax.training.state import TrainState
-from fsl_jax.training.step import make_dispatch
-from fsl_jax.types import Batch, Collections, Episode
+from fsl_jax.training.step import Reader, make_dispatch
+from fsl_jax.types import Batch, Collections, Episode, Params
 from fsl_jax.whitening import with_whitened_head
 from fsl_jax.workdir import config_for_evaluation, keep_result, open_workdir, seconds_so_far
 
@@ -128,20 +129,7 @@ class Run:
         state = self.started(create(), table) if newest is None else checkpoints.restore(newest, like)
         if newest is not None:
             say(f"continuing from step {newest:,} ({checkpoints.folder / str(newest)})")
-        augment = Augment(**self.config.augment)
-
-        def prepared(batch: Batch | Episode, step_key: jax.Array) -> Batch | Episode:
-            return prepare(batch, self.preprocess, augment, step_key)
-
-        program = make_dispatch(
-            self.algorithm,
-            optimizer,
-            reader,
-            prepared,
-            mesh=self.mesh,
-            key=named_key(self.config.seed, "step"),
-            frozen=optimizers.frozen(self.config.optimizer, state.variables.params),
-        )
+        program = self.program(reader, optimizer, state.variables.params)
         start = newest or 0
         reader.begin_window(state.window)
         dispatch: Dispatch = program
@@ -164,6 +152,25 @@ class Run:
             watch=self.algorithm.warning,
         )
         return loop, state
+
+    def program(
+        self, reader: Reader, optimizer: optax.GradientTransformation, params: Params
+    ) -> stages.Wrapped:
+        """Builds the program of several training steps; see `training.step.make_dispatch`."""
+        augment = Augment(**self.config.augment)
+
+        def prepared(batch: Batch | Episode, step_key: jax.Array) -> Batch | Episode:
+            return prepare(batch, self.preprocess, augment, step_key)
+
+        return make_dispatch(
+            self.algorithm,
+            optimizer,
+            reader,
+            prepared,
+            mesh=self.mesh,
+            key=named_key(self.config.seed, "step"),
+            frozen=optimizers.frozen(self.config.optimizer, params),
+        )
 
     def started(self, state: TrainState, table: Table) -> TrainState:
         """Gives a head that starts as a whitening its first values."""

@@ -8,6 +8,9 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
+# Programs of tests would only fill the user's cache.
+os.environ.setdefault("FSL_JAX_COMPILATION_CACHE", "off")
+
 import jax
 import pytest
 

