@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import optax
 
+from fsl_jax import hlo
 from fsl_jax.algorithms import maml
 from fsl_jax.building import sample_episode
 from fsl_jax.data.augment import Augment, Preprocess, prepare
@@ -88,7 +89,7 @@ def ours(a: argparse.Namespace, tasks: int, inner_steps: int) -> dict[str, Any]:
     compiled = program.lower(state, reader.constant, given).compile()
     compile_seconds = time.perf_counter() - begun
     seconds = []
-    for run in range(a.runs + 1):
+    for run in range(a.runs + 1 if a.runs else 0):
         given = reader.inputs(run * a.steps_per_call, a.steps_per_call)
         begun = time.perf_counter()
         state, metrics = compiled(state, reader.constant, given)
@@ -99,8 +100,10 @@ def ours(a: argparse.Namespace, tasks: int, inner_steps: int) -> dict[str, Any]:
         "device": f"{jax.devices()[0].device_kind} x {devices}",
         "tasks": tasks,
         "inner_steps": inner_steps,
-        "seconds_a_step": statistics.median(seconds[1:]),
-        "least": min(seconds[1:]),
+        "seconds_a_step": statistics.median(seconds[1:]) if seconds else None,
+        "least": min(seconds[1:], default=None),
+        "remat": a.remat,
+        "gflop": hlo.cost(compiled.as_text()).flops * devices / a.steps_per_call / 1e9,
         "compile_seconds": compile_seconds,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
     }

@@ -63,7 +63,7 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     # The gradient is theta - phi: plain descent with the outer rate.
     config.optimizer.update({"name": "sgd", "learning_rate": 1.0, "schedule": "linear"})
-    config.episode.update({"tasks": 6, "way": 5, "shot": 4, "queries": 2})
+    config.episode.update({"tasks": 6, "way": 5, "shot": 4, "queries": 1})
     config.train.update({"steps": 2000, "steps_per_call": 20, "log_every": 100, "save_every": 500})
     config.eval.update({"every": 500})
     if preset in OMNIGLOT:

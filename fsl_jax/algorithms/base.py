@@ -128,6 +128,8 @@ def sum_over_tasks(function: Callable[[Any], Result], tasks: PyTree, *, chunk: i
         tasks if chunk == 1 else jax.tree.map(lambda a: a.reshape(count // chunk, chunk, *a.shape[1:]), tasks)
     )
 
+    # Compiled as a function, so that it is traced once for its shapes and for the loop.
+    @jax.jit
     def sum_of(part: Any) -> Result:
         if chunk == 1:
             return function(part)

@@ -11,6 +11,7 @@ from flax import traverse_util
 from helpers import random_episode
 
 from fsl_jax.models.layers import Norm
+from fsl_jax.types import Batch, Episode
 
 EPSILON = 1e-5
 """That the normalisation adds to the variance."""
@@ -26,6 +27,24 @@ class OneLayer(nn.Module):
         hidden = nn.Dense(3, name="linear")(images.reshape(len(images), -1))
         normal = Norm(self.norm, name="norm")(hidden[:, None, None, :], statistics=statistics)
         return nn.tanh(normal[:, 0, 0, :]), {}
+
+
+class SquaredError(nn.Module):
+    """Linear regression as a network: a photo is a row (x, y), and its cross entropy is (x w - y)^2 / 2 + 1/10.
+
+    All photos are of label 0, whose logit z over the other label's 0 solves log(1 + exp(-z)) = error.
+    """
+
+    labels: int = 2
+
+    @nn.compact
+    def __call__(self, images, *, statistics):
+        del statistics
+        rows = images.reshape(len(images), -1)
+        weights = self.param("weights", nn.initializers.normal(), (rows.shape[1] - 1,))
+        error = (rows[:, :-1] @ weights - rows[:, -1]) ** 2 / 2 + 0.1
+        logit = -jnp.log(jnp.expm1(error))
+        return jnp.stack([logit, jnp.zeros_like(logit)], axis=1), {"embedding": rows}
 
 
 def flat(tree):
@@ -52,27 +71,65 @@ def small_case(method, **shape):
     return shaken(jax.jit(method.init)(jax.random.key(0), episode)), episode
 
 
-def gradient_of(method, variables, episode, **options):
+def gradient_of(method, variables, episode, *, step=0):
+    """((loss, what else it gives), gradient)."""
     keys = jax.random.split(jax.random.key(1), episode.tasks)
-    return jax.jit(method.gradient)(variables.params, variables.collections, episode, keys, **options)
+    compiled = jax.jit(method.gradient)
+    return compiled(variables.params, variables.collections, episode, keys, step=jnp.int32(step))
+
+
+def loss_of(method, variables, episode, *, step=0):
+    """The same without the gradient, which takes most of the compilation: loss and what else it gives."""
+    keys = jax.random.split(jax.random.key(1), episode.tasks)
+    compiled = jax.jit(method.loss)
+    return compiled(variables.params, variables.collections, episode, keys, step=jnp.int32(step))
+
+
+def regression_episode(*, tasks, features, shot, queries):
+    """Tasks of linear regression for `SquaredError`, in float64; each has weights of its own."""
+    rng = np.random.default_rng(0)
+
+    def batch(rows, weights):
+        inputs = rng.standard_normal((tasks, rows, features))
+        outputs = np.einsum("trf,tf->tr", inputs, weights) + 0.1 * rng.standard_normal((tasks, rows))
+        photos = np.concatenate([inputs, outputs[..., None]], axis=-1)[:, :, None, None, :]
+        return Batch(jnp.asarray(photos), jnp.zeros((tasks, rows), jnp.int32))
+
+    weights = rng.standard_normal((tasks, features))
+    return Episode(batch(shot, weights), batch(queries, weights), way=1)
+
+
+def rows_of(photos):
+    """(x, y) of the photos of one task of `regression_episode`, in NumPy."""
+    rows = np.asarray(photos.image).reshape(len(photos.label), -1)
+    return rows[:, :-1], rows[:, -1]
+
+
+def softmax_regression(params, images, labels):
+    """Loss and gradient of a linear classifier in NumPy: the gradient of each row's logits is p - one-hot."""
+    rows = np.asarray(images).reshape(len(labels), -1)
+    scores = rows @ params["head/kernel"] + params["head/bias"]
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    share = scores / scores.sum(axis=1, keepdims=True)
+    loss = -np.log(share[np.arange(len(labels)), labels]).mean()
+    gap = share.copy()
+    gap[np.arange(len(labels)), labels] -= 1
+    return loss, {"head/kernel": rows.T @ gap / len(labels), "head/bias": gap.mean(axis=0)}
 
 
 def tasks_of(episode):
     return [jax.tree.map(lambda a, t=t: a[t], episode) for t in range(episode.tasks)]
 
 
-def moments(images, params):
-    """Mean and variance of each hidden channel."""
-    hidden = images.reshape(len(images), -1) @ params["body/linear/kernel"]
-    hidden = hidden + params["body/linear/bias"][None]
-    return hidden.mean(0), hidden.var(0)
+def hidden_of(params, images):
+    """What the network normalises."""
+    return images.reshape(len(images), -1) @ params["body/linear/kernel"] + params["body/linear/bias"][None]
 
 
 def logits_of(params, images, statistics=None):
     """The logits of `OneLayer` with a linear head; statistics are those of the photos unless others are given."""
-    mean, variance = moments(images, params) if statistics is None else statistics
-    hidden = images.reshape(len(images), -1) @ params["body/linear/kernel"]
-    hidden = hidden + params["body/linear/bias"][None]
+    hidden = hidden_of(params, images)
+    mean, variance = (hidden.mean(0), hidden.var(0)) if statistics is None else statistics
     normal = (hidden - mean[None]) / jnp.sqrt(variance[None] + EPSILON)
     embedding = jnp.tanh(normal * params["body/norm/scale"][None] + params["body/norm/bias"][None])
     return embedding @ params["head/kernel"] + params["head/bias"][None]
@@ -80,6 +137,10 @@ def logits_of(params, images, statistics=None):
 
 def cross_entropy(logits, labels):
     return -jax.nn.log_softmax(logits)[jnp.arange(len(logits)), labels].mean()
+
+
+def loss_on(params, photos, statistics=None):
+    return cross_entropy(logits_of(params, photos.image, statistics), photos.label)
 
 
 def same_at_each_step(params, i):
@@ -107,7 +168,7 @@ def trail_of(params, support, *, steps, rate, moves=lambda name: True, stop=Fals
 
         def support_loss(fast, i=i):
             given, statistics = at(fast, i)
-            return cross_entropy(logits_of(given, support.image, statistics), support.label)
+            return loss_on(given, support, statistics)
 
         gradient = jax.grad(support_loss)(trail[-1])
         gradient = jax.lax.stop_gradient(gradient) if stop else gradient
@@ -120,15 +181,33 @@ def trail_of(params, support, *, steps, rate, moves=lambda name: True, stop=Fals
     return trail
 
 
-def mean_loss(params, episode, *, weights, at=same_at_each_step, **options):
-    """Averages over tasks the weighted sum of the query losses after each inner step."""
+def query_loss(params, task, *, weights, at=same_at_each_step, **options):
+    """Weights the query losses after each inner step, and adds them; options are those of `trail_of`."""
+    trail = trail_of(params, task.support, steps=len(weights), at=at, **options)
     total = 0.0
-    for task in tasks_of(episode):
-        trail = trail_of(params, task.support, steps=len(weights), at=at, **options)
-        for i, weight in enumerate(weights):
-            given, _ = at(trail[i + 1], i)
-            total += weight * cross_entropy(logits_of(given, task.query.image), task.query.label)
-    return total / episode.tasks
+    for i, weight in enumerate(weights):
+        given, statistics = at(trail[i + 1], i)
+        total += weight * loss_on(given, task.query, statistics)
+    return total
+
+
+def mean_over_tasks(loss, params, episode):
+    """Averages a loss (params, task) and its gradient over the tasks."""
+    graded = jax.jit(jax.value_and_grad(loss))
+    results = [graded(params, task) for task in tasks_of(episode)]
+    return jax.tree.map(lambda *values: sum(values) / len(values), *results)
+
+
+def predictions(params, episode, *, at=same_at_each_step, **options):
+    """The logits of each task's queries after the inner steps of `trail_of`."""
+
+    @jax.jit
+    def of_task(task):
+        trail = trail_of(params, task.support, at=at, **options)
+        given, statistics = at(trail[-1], len(trail) - 2)
+        return logits_of(given, task.query.image, statistics)
+
+    return np.stack([of_task(task) for task in tasks_of(episode)])
 
 
 def assert_close(got, expected, **tolerance):

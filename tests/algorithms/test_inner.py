@@ -238,7 +238,9 @@ def test_every_parameter_may_have_a_rate_of_its_own_at_each_step():
         np.testing.assert_allclose(end[name], params[name], rtol=1e-10)
 
 
-@pytest.mark.parametrize("rate", [1, 1.0, np.float32(1), jnp.float32(1)], ids=["int", "float", "numpy", "jax"])
+@pytest.mark.parametrize(
+    "rate", [1, 1.0, np.float32(1), jnp.float32(1)], ids=["int", "float", "numpy", "jax"]
+)
 def test_one_rate_for_all_parameters_may_be_any_number(rate):
     end, _ = descend(
         lambda params, i: ((params["a"] ** 2 + params["b"] ** 2) / 4, None),
@@ -253,9 +255,7 @@ def test_one_rate_for_all_parameters_may_be_any_number(rate):
 
 def test_training_with_plain_descent_follows_a_numpy_loop():
     end, (losses, _) = jax.jit(
-        lambda start: train(
-            squared_error(jnp.asarray(ROWS)), start, steps=5, optimizer=optax.sgd(0.3)
-        )
+        lambda start: train(squared_error(jnp.asarray(ROWS)), start, steps=5, optimizer=optax.sgd(0.3))
     )(START_LINE)
     params = dict(START_LINE)
     for i in range(5):

@@ -1,4 +1,7 @@
-"""MAML: second order against finite differences, first order against its definition, remat against none."""
+"""MAML: second order against finite differences, first order against its definition, remat against none.
+
+Learned rates and ANIL against Python loops in float64.
+"""
 
 import dataclasses
 import functools
@@ -7,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from algorithms import inner_loops
 from helpers import random_episode
 
 from fsl_jax.algorithms import maml
@@ -169,9 +173,153 @@ def test_training_and_test_may_take_different_numbers_of_inner_steps():
     ("options", "message"),
     [
         ({"adapt": "tail"}, "adapt is 'tail'; known: all, head, body"),
+        ({"rates": "per_network"}, "rates is 'per_network'; known: fixed, per_parameter, per_layer_per_step"),
         ({"inner_steps": 0}, "inner_steps is 0"),
+        ({"eval_inner_steps": -1}, "eval_inner_steps -1"),
     ],
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         made(**options)
+
+
+@functools.cache
+def small(**options):
+    """A method on the network of `inner_loops`, with variables and an episode in float64."""
+    method = maml.make(inner_loops.OneLayer(), way=3, **{**OPTIONS, **options})
+    return method, *inner_loops.small_case(method)
+
+
+def fixed_rate(name, i):
+    del name, i
+    return OPTIONS["inner_rate"]
+
+
+def rate_per_parameter(params):
+    return lambda name, i: params[f"rates/{name}"]
+
+
+def rate_per_layer_per_step(params):
+    return lambda name, i: params[f"rates/{name}"][min(i, OPTIONS["inner_steps"] - 1)]
+
+
+LEARNED = {"per_parameter": rate_per_parameter, "per_layer_per_step": rate_per_layer_per_step}
+
+
+def network_of(params):
+    return {name: value for name, value in params.items() if not name.startswith("rates/")}
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("rates", list(LEARNED))
+def test_with_learned_rates_loss_and_gradient_also_of_the_rates_equal_a_loops(rates, first_order):
+    method, variables, episode = small(rates=rates, first_order=first_order)
+    (loss, _), gradient = inner_loops.gradient_of(method, variables, episode)
+
+    def in_a_loop(params, task):
+        rate = LEARNED[rates](params)
+        return inner_loops.query_loss(network_of(params), task, weights=[0, 1], rate=rate, stop=first_order)
+
+    params = inner_loops.flat(variables.params)
+    expected_loss, expected = inner_loops.mean_over_tasks(in_a_loop, params, episode)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-10)
+    inner_loops.assert_close(gradient, expected, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_after_one_step_a_rates_gradient_is_minus_support_gradient_times_query_gradient():
+    method, variables, episode = small(rates="per_parameter", inner_steps=1)
+    _, gradient = inner_loops.gradient_of(method, variables, episode)
+    params = inner_loops.flat(variables.params)
+
+    @jax.jit
+    def product(task):
+        start = network_of(params)
+        rate = rate_per_parameter(params)
+        _, adapted = inner_loops.trail_of(start, task.support, steps=1, rate=rate)
+        before = jax.grad(inner_loops.loss_on)(start, task.support)
+        after = jax.grad(inner_loops.loss_on)(adapted, task.query)
+        return {name: before[name] * after[name] for name in start}
+
+    products = [product(task) for task in inner_loops.tasks_of(episode)]
+    expected = jax.tree.map(lambda one, other: -(one + other) / 2, *products)
+    inner_loops.assert_close(gradient["rates"], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rates", "shape"), [("per_parameter", (4, 3)), ("per_layer_per_step", (OPTIONS["inner_steps"],))]
+)
+@pytest.mark.parametrize("adapt", ["all", "head", "body"])
+def test_only_what_adapts_has_rates_which_start_at_the_inner_rate(adapt, rates, shape):
+    method = maml.make(inner_loops.OneLayer(), way=3, **OPTIONS, adapt=adapt, rates=rates)
+    learned = jax.jit(method.init)(
+        jax.random.key(0), random_episode(tasks=1, way=3, shot=1, queries=1, side=2)
+    )
+    assert (
+        set(learned.params["rates"]) == {"all": {"body", "head"}, "head": {"head"}, "body": {"body"}}[adapt]
+    )
+    assert all(bool((rate == np.float32(0.2)).all()) for rate in jax.tree.leaves(learned.params["rates"]))
+    if adapt != "head":
+        assert learned.params["rates"]["body"]["linear"]["kernel"].shape == shape
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("rates", list(LEARNED))
+def test_with_rates_at_their_start_the_loss_is_that_of_a_fixed_rate(rates):
+    fixed, variables, episode = small()
+    expected, _ = inner_loops.loss_of(fixed, variables, episode)
+    method = dataclasses.replace(fixed, rates=rates)
+    started = jax.jit(method.init)(jax.random.key(0), episode).params["rates"]
+    exact = jax.tree.map(lambda rate: jnp.full(rate.shape, method.inner_rate, jnp.float64), started)
+    with_rates = variables.replace(params={**variables.params, "rates": exact})
+    loss, _ = inner_loops.loss_of(method, with_rates, episode)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_evaluation_takes_each_steps_rate_and_the_last_one_for_further_steps(steps):
+    method, variables, episode = small(rates="per_layer_per_step", eval_inner_steps=steps)
+    params = inner_loops.flat(variables.params)
+    expected = inner_loops.predictions(
+        network_of(params), episode, steps=steps, rate=rate_per_layer_per_step(params)
+    )
+    np.testing.assert_allclose(jax.jit(method.predict)(variables, episode), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_anil_and_boil_equal_a_loop_that_runs_the_whole_network_at_each_step(part, first_order):
+    method, variables, episode = small(adapt=part, first_order=first_order)
+    (loss, _), gradient = inner_loops.gradient_of(method, variables, episode)
+
+    def in_a_loop(params, task):
+        return inner_loops.query_loss(
+            params,
+            task,
+            weights=[0, 1],
+            rate=fixed_rate,
+            moves=lambda name: name.startswith(part),
+            stop=first_order,
+        )
+
+    params = inner_loops.flat(variables.params)
+    expected_loss, expected = inner_loops.mean_over_tasks(in_a_loop, params, episode)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-10)
+    inner_loops.assert_close(gradient, expected, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("adapt", ["all", "head"])
+def test_kept_running_statistics_are_those_of_the_support_before_adaptation(adapt):
+    method, variables, episode = small(adapt=adapt)
+    _, aux = inner_loops.loss_of(method, variables, episode)
+    params, before = inner_loops.flat(variables.params), inner_loops.flat(variables.collections)
+    hidden = [inner_loops.hidden_of(params, task.support.image) for task in inner_loops.tasks_of(episode)]
+    expected = {
+        name: 0.9 * old + 0.1 * np.mean([h.mean(0) if name.endswith("mean") else h.var(0) for h in hidden], 0)
+        for name, old in before.items()
+    }
+    inner_loops.assert_close(aux.collections, expected, rtol=1e-10)

@@ -38,8 +38,9 @@ def module_of(file):
 def presets_of(file):
     """Those that differ in more than their data: published sets have networks whose weights no package has."""
     module = module_of(file)
-    parts = ("OMNIGLOT", "MININGS", "LOSSES")
+    parts = ("OMNIGLOT", "MINI_IMAGENET", "MININGS", "LOSSES")
     more = [name for name in ("neighbour",) if name in getattr(module, "KNOWN", ())]
+    more += [f"variant={name}" for name in getattr(module, "VARIANTS", ())]
     return ["", "smoke", *(name for part in parts for name in getattr(module, part, ())), *more]
 
 

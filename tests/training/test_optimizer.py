@@ -29,6 +29,7 @@ def one_update(**changes):
         ({"schedule": "cosine"}, [0.5, 0.5 * (1 + np.cos(np.pi * 0.4)) / 2, 0.0]),
         ({"schedule": "cosine", "final": 0.1}, [0.5, None, 0.05]),
         ({"schedule": "halve", "halve_every": 4}, [0.5, 0.25, 0.125]),
+        ({"schedule": "linear", "final": 0.5}, [0.5, 0.4, 0.25]),
         ({"schedule": "constant", "warmup": 8}, [0.0, 0.25, 0.5]),
     ],
 )
