@@ -17,8 +17,9 @@ from jax import lax
 
 from fsl_jax.ops.conv import conv2d
 
-# photos, side, channels: the first two layers of Conv-4-64 on a 5-way task and on a 60-way ProtoNet episode
-SHAPES = [(75, 28, 1), (75, 14, 64), (360, 14, 64)]
+# photos, side, channels: the first layers of Conv-4-64 on a 5-way task, in grey and in colour, layers of a narrower
+# network, and the second layer on a 60-way ProtoNet episode
+SHAPES = [(75, 28, 1), (75, 32, 3), (75, 14, 8), (75, 14, 16), (75, 14, 64), (75, 7, 64), (360, 14, 64)]
 STEPS = 3
 
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     for shape in SHAPES:
-        for formulation in ("lax", "patches"):
+        for formulation in ("lax", "patches", "winograd"):
             print(json.dumps(measure(*shape, formulation, runs)), flush=True)
 
 

@@ -47,11 +47,18 @@ class IMAML(MAML):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.adapt != "all" or self.rates != "fixed":
+            raise ValueError("implicit MAML adapts all parameters at a fixed rate: leave adapt and rates out")
         if self.pull <= 0 or self.solver_steps < 1 or self.damping < 0:
             raise ValueError(
                 f"pull is {self.pull}, solver_steps {self.solver_steps} and damping {self.damping}; expected above 0, "
                 "at least 1, and 0 or more"
             )
+
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """Adds the solver's settings."""
+        own = {"pull": self.pull, "solver_steps": self.solver_steps, "damping": self.damping}
+        return {**super().facts(), **own}
 
     def adapted(
         self,

@@ -52,7 +52,7 @@ def descend(
         if first_order:
             gradient = lax.stop_gradient(gradient)
         rates = rate(i)
-        if isinstance(rates, float | jax.Array):
+        if jax.tree_util.treedef_is_leaf(jax.tree.structure(rates)):
             rates = jax.tree.map(lambda _: rates, params)
         moved = jax.tree.map(lambda p, r, g: p - r * g, params, rates, gradient)
         return moved, (value, kept, None if after is None else after(moved, i))

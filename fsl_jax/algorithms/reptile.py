@@ -68,6 +68,9 @@ class Reptile(EpisodeAlgorithm):
                 f"inner_steps is {self.inner_steps} and eval_inner_steps {self.eval_inner_steps}; "
                 "expected at least 1 and 0"
             )
+        for name in ("inner_batch", "eval_inner_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1 photo")
 
     @property
     def way(self) -> int:
@@ -94,6 +97,8 @@ class Reptile(EpisodeAlgorithm):
             if training
             else (self.eval_inner_steps, self.eval_inner_batch)
         )
+        if not steps:
+            return params, (jnp.zeros(0), collections)
         rows = shuffled_batches(key, rows=support.label.shape[0], size=size, steps=steps)
         statistics = norm_statistics(self.norm, training=training)
 
@@ -162,6 +167,8 @@ class Reptile(EpisodeAlgorithm):
             **super().facts(),
             "inner_steps": self.inner_steps,
             "eval_inner_steps": self.eval_inner_steps,
+            "inner_optimizer": self.inner_optimizer,
+            "inner_batch": self.inner_batch,
             "embedding": "before adaptation",
         }
 

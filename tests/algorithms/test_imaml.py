@@ -48,8 +48,8 @@ def pulled_trail(params, support, *, steps):
 
 
 @functools.cache
-def systems():
-    """For each task: I + H / pull at the phi that the inner steps reach, and the query gradient there."""
+def systems(damping=0.0):
+    """For each task: I + H / (pull + damping) at the phi that the inner steps reach, and the query gradient there."""
     _, variables, episode = small()
     theta = inner_loops.flat(variables.params)
     _, unravel = ravel_pytree(theta)
@@ -63,13 +63,16 @@ def systems():
     for task in inner_loops.tasks_of(episode):
         phi, _ = ravel_pytree(pulled_trail(theta, task.support, steps=OPTIONS["inner_steps"])[-1])
         hessian, slope = of(phi, task)
-        found.append((np.eye(len(phi)) + np.asarray(hessian) / OPTIONS["pull"], np.asarray(slope)))
+        found.append(
+            (np.eye(len(phi)) + np.asarray(hessian) / (OPTIONS["pull"] + damping), np.asarray(slope))
+        )
     return found, unravel
 
 
-def test_the_gradient_is_the_query_gradient_times_the_inverse_of_the_dense_matrix():
-    _, gradient = inner_loops.gradient_of(*small())
-    found, unravel = systems()
+@pytest.mark.parametrize("damping", [0.0, 4.0])
+def test_the_gradient_is_the_query_gradient_times_the_inverse_of_the_dense_matrix(damping):
+    _, gradient = inner_loops.gradient_of(*small(damping=damping))
+    found, unravel = systems(damping)
     expected = np.mean([np.linalg.solve(matrix, slope) for matrix, slope in found], axis=0)
     inner_loops.assert_close(gradient, unravel(expected), rtol=1e-7, atol=1e-11)
 
@@ -216,6 +219,7 @@ def test_memory_grows_with_the_inner_steps_by_their_losses_alone():
         ({"pull": 0.0}, "pull is 0.0"),
         ({"pull": -1.0}, "pull is -1.0"),
         ({"solver_steps": 0}, "solver_steps 0"),
+        ({"damping": -1.0}, "damping -1.0"),
         ({"inner_steps": 0}, "inner_steps is 0"),
     ],
 )

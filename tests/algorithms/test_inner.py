@@ -149,8 +149,8 @@ def test_one_step_has_the_axis_of_steps_too(remat):
         quadratic, START, steps=1, rate=lambda i: 0.1, first_order=False, remat=remat, after=lambda p, i: p
     )
     np.testing.assert_allclose(end, 6.2)  # 7 - 0.1 x 2 x 4
-    np.testing.assert_allclose(losses, [16.0])  # 2/2 x 4^2
-    np.testing.assert_allclose(seen, [6.2])
+    np.testing.assert_allclose(losses, [16.0], strict=True)  # 2/2 x 4^2
+    np.testing.assert_allclose(seen, [6.2], strict=True)
 
 
 def test_losses_are_those_before_each_step_and_after_sees_the_parameters_behind_it():
