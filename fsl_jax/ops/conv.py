@@ -30,7 +30,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # lies in a loop. Only where the patches would fill the memory are they given up.
 _MOST_PATCHES = 2**28
 """Elements of the patches of one call."""
-_WINOGRAD_CHANNELS = 16
+_WINOGRAD_CHANNELS, _WINOGRAD_OUTPUTS = 16, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +196,10 @@ def _choose(geometry: _Geometry, channels: int, count: int, dtype: Any, *, batch
         return geometry.formulation
     if jax.default_backend() != "cpu":
         return "patches" if batched else "lax"
-    # Its transforms cost as much a channel as its products save where there are few; and in bfloat16 they lose digits.
-    if _fits_winograd(geometry) and channels >= _WINOGRAD_CHANNELS and jnp.finfo(dtype).bits >= 32:
+    # Where there are few channels or outputs its transforms cost more than its products save; in bfloat16 they lose
+    # digits.
+    is_large = channels >= _WINOGRAD_CHANNELS and count * math.prod(geometry.output) >= _WINOGRAD_OUTPUTS
+    if _fits_winograd(geometry) and is_large and jnp.finfo(dtype).bits >= 32:
         return "winograd"
     patches = count * math.prod(geometry.output) * math.prod(geometry.kernel) * channels
     return "patches" if batched or patches <= _MOST_PATCHES else "lax"

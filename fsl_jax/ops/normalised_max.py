@@ -43,7 +43,7 @@ def _first_largest(tiles: Tiles, factor: Channels) -> Int8[Array, "n p q c"]:
     best, place = tiles[0] * _row(factor), jnp.zeros(tiles[0].shape, jnp.int8)
     for i, tile in enumerate(tiles[1:], 1):
         scaled = tile * _row(factor)
-        place = jnp.where(scaled > best, jnp.int8(i), place)
+        place = lax.select(scaled > best, jnp.full_like(place, i), place)
         best = jnp.maximum(scaled, best)
     return place
 
@@ -53,7 +53,7 @@ def _chosen(tiles: Tiles, place: Int8[Array, "n p q c"]) -> Maps:
     """The value at each tile's place."""
     chosen = tiles[-1]
     for i in reversed(range(len(tiles) - 1)):
-        chosen = jnp.where(place == i, tiles[i], chosen)
+        chosen = lax.select(place == i, tiles[i], chosen)
     return chosen
 
 
@@ -86,7 +86,8 @@ def _scattered(
 ) -> Tiles:
     """Gradient of the maps: what came to the chosen values, less the parts of mean and variance."""
     return tuple(
-        jnp.where(place == i, gradient, 0) - (_row(constant) + (tile - _row(mean)) * _row(slope))
+        lax.select(place == i, gradient, jnp.zeros_like(gradient))
+        - (_row(constant) + (tile - _row(mean)) * _row(slope))
         for i, tile in enumerate(tiles)
     )
 
