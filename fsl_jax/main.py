@@ -102,11 +102,14 @@ def configured(arguments: list[str]) -> tuple[ConfigDict | None, list[str], Path
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(logging_formats.Formatter("%(levelname)s: %(message)s"))
     from fsl_jax import machine
+    from fsl_jax.workdir import kept_config
 
     config = _CONFIG.value
+    judged_alone = config is None and _MODE.value == "evaluate" and _WORKDIR.value is not None
+    settled = kept_config(Path(_WORKDIR.value)) if judged_alone else config
     machine.use_compilation_cache(_CACHE.value)
     # Tasks share nothing but the parameters; the photos of a flat batch are one batch, which one device does best.
-    if _CPU_DEVICES.value or (config is not None and config.sampler.name == "episodes"):
+    if _CPU_DEVICES.value or (settled is not None and settled.sampler.name == "episodes"):
         machine.use_cpu_devices(_CPU_DEVICES.value)
     return config, given, default_workdir
 
