@@ -106,7 +106,7 @@ def configured(arguments: list[str]) -> tuple[ConfigDict | None, list[str], Path
 
     config = _CONFIG.value
     judged_alone = config is None and _MODE.value == "evaluate" and _WORKDIR.value is not None
-    settled = kept_config(Path(_WORKDIR.value)) if judged_alone else config
+    settled = kept_config(Path(str(_WORKDIR.value))) if judged_alone else config
     machine.use_compilation_cache(_CACHE.value)
     # Tasks share nothing but the parameters; the photos of a flat batch are one batch, which one device does best.
     if _CPU_DEVICES.value or (settled is not None and settled.sampler.name == "episodes"):
