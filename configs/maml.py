@@ -2,7 +2,7 @@
 
 Presets, as in `--config configs/maml.py:omniglot_5way_1shot`; what to expect lies in benchmarks/results.md:
 
-  (none)               the built-in catalogue, 5-way 1-shot, colour, 32 px. A minute on two CPU cores.
+  (none)               the built-in catalogue, 5-way 1-shot, colour, 32 px. Two to three minutes on two CPU cores.
       python -m fsl_jax.main --config configs/maml.py
   omniglot_5way_1shot  the paper's settings: stride 2, 32 tasks, 1 inner step (3 in test), 60,000 steps. Two
                        hours on two CPU cores.
@@ -57,7 +57,14 @@ def get_config(preset: str = "") -> ConfigDict:
         }
     )
     config.model.options = ConfigDict(
-        {"filters": 32, "reduction": "max_pool", "readout": "flatten", "norm": "batch", "dtype": "float32"}
+        {
+            "filters": 32,
+            "reduction": "max_pool",
+            "readout": "flatten",
+            "norm": "batch",
+            "dtype": "float32",
+            "formulation": "auto",
+        }
     )
     config.episode.tasks = 8
     config.train.update({"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 250})

@@ -62,7 +62,14 @@ def get_config(preset: str = "") -> ConfigDict:
         }
     )
     config.model.options = ConfigDict(
-        {"filters": 32, "reduction": "max_pool", "readout": "flatten", "norm": "batch", "dtype": "float32"}
+        {
+            "filters": 32,
+            "reduction": "max_pool",
+            "readout": "flatten",
+            "norm": "batch",
+            "dtype": "float32",
+            "formulation": "auto",
+        }
     )
     config.optimizer.update({"schedule": "cosine", "final": 0.01})
     config.episode.tasks = 8

@@ -44,7 +44,14 @@ def get_config(preset: str = "") -> ConfigDict:
     config.algorithm.name = "matching"
     config.algorithm.options = ConfigDict({"temperature": 0.1, "chunk": 0})
     config.model.options = ConfigDict(
-        {"filters": 64, "reduction": "max_pool", "readout": "flatten", "norm": "running", "dtype": "float32"}
+        {
+            "filters": 64,
+            "reduction": "max_pool",
+            "readout": "flatten",
+            "norm": "running",
+            "dtype": "float32",
+            "formulation": "auto",
+        }
     )
     config.augment.update({"flip": True, "shift": 2})
     config.episode.update({"tasks": 4, "way": 5, "queries": 3})

@@ -73,7 +73,14 @@ def get_config(preset: str = "") -> ConfigDict:
     config.algorithm.name = "protonet"
     config.algorithm.options = ConfigDict({"distance": "squared_euclidean", "temperature": 1.0, "chunk": 0})
     config.model.options = ConfigDict(
-        {"filters": 64, "reduction": "max_pool", "readout": "flatten", "norm": "running", "dtype": "float32"}
+        {
+            "filters": 64,
+            "reduction": "max_pool",
+            "readout": "flatten",
+            "norm": "running",
+            "dtype": "float32",
+            "formulation": "auto",
+        }
     )
     config.augment.update({"flip": True, "shift": 2})
     config.episode.update({"tasks": 1, "way": 20, "queries": 3})

@@ -59,7 +59,14 @@ def get_config(preset: str = "") -> ConfigDict:
         }
     )
     config.model.options = ConfigDict(
-        {"filters": 32, "reduction": "max_pool", "readout": "flatten", "norm": "batch", "dtype": "float32"}
+        {
+            "filters": 32,
+            "reduction": "max_pool",
+            "readout": "flatten",
+            "norm": "batch",
+            "dtype": "float32",
+            "formulation": "auto",
+        }
     )
     # The gradient is theta - phi: plain descent with the outer rate.
     config.optimizer.update({"name": "sgd", "learning_rate": 1.0, "schedule": "linear"})

@@ -18,7 +18,14 @@ def metric_learning() -> ConfigDict:
     config = base_config()
     config.algorithm.name = "embedding"
     config.model.options = ConfigDict(
-        {"filters": 64, "reduction": "max_pool", "readout": "flatten", "norm": "running", "dtype": "float32"}
+        {
+            "filters": 64,
+            "reduction": "max_pool",
+            "readout": "flatten",
+            "norm": "running",
+            "dtype": "float32",
+            "formulation": "auto",
+        }
     )
     config.augment.update({"flip": True, "shift": 2})
     config.train.update({"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 250})
