@@ -1,10 +1,13 @@
 """From a config to the parts of a run: method, network, published weights, reader."""
 
 import dataclasses
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -16,10 +19,12 @@ from fsl_jax.data.loader import StreamingReader
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.data.table import Table
 from fsl_jax.lookup import closest, find, with_options
+from fsl_jax.models.frozen import Frozen
 from fsl_jax.models.heads import Embedder, Head
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.plan import Plan
+from fsl_jax.taxonomy import Taxonomy
 from fsl_jax.types import Batch, Collections, Episode
 
 FLAT_SAMPLERS = ("uniform", "balanced", "pairs", "triplets", "refreshed")
@@ -33,16 +38,27 @@ class Built(NamedTuple):
       algorithm: The method.
       weights: Variables of pretrained parts, with names from the method's root; None where nothing is pretrained.
       preprocess: How photos are prepared.
+      features: From prepared photos to (embedding, intermediates) of the pretrained network alone, where
+        `config.model.frozen` keeps it as it is; otherwise None.
+      place: Of the pretrained network's parameters, such as "network/body".
     """
 
     algorithm: Algorithm
     weights: Collections | None
     preprocess: Preprocess
+    features: Callable[[Any], Any] | None
+    place: str
 
 
 def takes_episodes(config: ConfigDict) -> bool:
     """Whether training steps are given few-shot tasks; otherwise they are given flat batches."""
     return config.sampler.name == "episodes"
+
+
+def takes_taxonomy(config: ConfigDict) -> bool:
+    """Whether the method classifies by categories and attributes, and needs to know which there are."""
+    make = find("fsl_jax.algorithms", config.algorithm.name, "make")
+    return "taxonomy" in inspect.signature(make).parameters
 
 
 def make_plan(config: ConfigDict, table: Table) -> Plan:
@@ -67,12 +83,13 @@ def units(plan: Plan) -> int:
     return plan.tasks if isinstance(plan, episode_sampling.EpisodePlan) else plan.size  # type: ignore[attr-defined]
 
 
-def build(config: ConfigDict, *, labels: int) -> Built:
+def build(config: ConfigDict, *, labels: int, taxonomy: Taxonomy | None = None) -> Built:
     """Builds the configured method on the configured network, with published weights where they are asked for.
 
     Args:
       config: Of the run.
       labels: Labels that are trained on.
+      taxonomy: Categories and attributes of a method that `takes_taxonomy`.
     """
     model, method, preprocess, weights = config.model, config.algorithm, preprocess_of(config.data), None
     if model.pretrained:
@@ -82,18 +99,27 @@ def build(config: ConfigDict, *, labels: int) -> Built:
         key = named_key(config.seed, "pretrained")
         loaded = pretrained.load(model.pretrained, options=dict(model.options), key=key)
         body, weights = loaded.model, loaded.variables
-        preprocess = dataclasses.replace(loaded.preprocess, size=config.data.size, fit=config.data.fit)
+        # With a fourth channel, a mask, the network itself is still given three.
+        channels = max(loaded.preprocess.channels, config.data.channels)
+        preprocess = dataclasses.replace(
+            loaded.preprocess, size=config.data.size, fit=config.data.fit, channels=channels
+        )
     else:
         network = find("fsl_jax.models", model.name, "Model")
         body = with_options(network, model.options, "config.model.options")
+    bare: nn.Module = body
     place: tuple[str, ...] = ()
+    if model.frozen:
+        _check_frozen(config)
+        body, place = Frozen(body), ("body", *place)
     if model.head.sizes:
         layers = {name: value for name, value in model.head.items() if name != "whitened"}
-        body, place = Embedder(body, Head(**layers)), ("body",)
+        body, place = Embedder(body, Head(**layers)), ("body", *place)
     elif model.head.whitened:
         raise ValueError("config.model.head.whitened is set without a head: set config.model.head.sizes, too")
     make = find("fsl_jax.algorithms", method.name, "make")
-    asked = {"way": config.episode.way} if takes_episodes(config) else {"labels": labels}
+    asked: dict[str, Any] = {"way": config.episode.way} if takes_episodes(config) else {"labels": labels}
+    asked |= {"taxonomy": taxonomy} if takes_taxonomy(config) else {}
     if not set(asked) <= set(inspect.signature(make).parameters):
         kind = "flat batches" if takes_episodes(config) else "few-shot episodes"
         raise ValueError(
@@ -101,9 +127,32 @@ def build(config: ConfigDict, *, labels: int) -> Built:
             f"--config.sampler.name to {' or '.join(FLAT_SAMPLERS) if takes_episodes(config) else 'episodes'}"
         )
     algorithm = with_options(make, method.options, "config.algorithm.options", body, **asked)
+    features = None
+    if model.frozen and weights is not None:
+        features = functools.partial(bare.apply, weights, statistics="running")
+    where = (*algorithm.body_place, *place)
     if weights is not None:
-        weights = {name: _nested(tree, (*algorithm.body_place, *place)) for name, tree in weights.items()}
-    return Built(algorithm, weights, preprocess)
+        weights = {name: _nested(tree, where) for name, tree in weights.items()}
+    return Built(algorithm, weights, preprocess, features, "/".join(where))
+
+
+def _check_frozen(config: ConfigDict) -> None:
+    """Checks that a frozen network has weights, and that photos do not change from step to step."""
+    if not config.model.pretrained:
+        raise ValueError(
+            "config.model.frozen keeps published weights as they are: give them with --config.model.pretrained"
+        )
+    if config.data.channels == 4:
+        raise ValueError(
+            "config.model.frozen takes features of colours alone, so the mask of config.data.channels=4 is not seen: set "
+            "it to 3, or freeze by --config.optimizer.rules"
+        )
+    changes = [name for name, value in config.augment.items() if value]
+    if changes:
+        raise ValueError(
+            f"config.model.frozen takes the features of each photo once, so it cannot be changed by "
+            f"config.augment.{changes[0]}: set it to 0, or freeze by --config.optimizer.rules"
+        )
 
 
 def _nested(tree: Any, place: tuple[str, ...]) -> Any:
@@ -143,9 +192,9 @@ def sample_episode(shape: tuple[int, ...]) -> Episode:
     return Episode(batch, batch, way=2)
 
 
-def photo_shape(table: Table, preprocess: Preprocess) -> tuple[int, ...]:
-    """Returns height, width and channels of what the network is given."""
-    if table.has_features and table.images is not None:
+def photo_shape(table: Table | None, preprocess: Preprocess) -> tuple[int, ...]:
+    """Returns height, width and channels of what the network is given; of photos, where there is no table."""
+    if table is not None and table.has_features and table.images is not None:
         return table.images.shape[1:]
     return preprocess.size, preprocess.size, preprocess.channels
 

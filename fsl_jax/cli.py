@@ -152,6 +152,47 @@ def embed(
     )
 
 
+@app.command()
+@plain_errors()
+def predict(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Photos, or folders of photos.")],
+    workdir: Annotated[Path, typer.Option("--workdir", help="A training run of hierarchy or attributes.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Names of each level.")] = 1,
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", min=0, max=1, help="Probability from which on attributes are named."),
+    ] = 0.5,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON record a photo, a line each.")] = False,
+) -> None:
+    """Says what photos show: category, subcategory and attributes, with their probabilities.
+
+    Exit status: 0, 1 nothing could be done, 3 some photos could not be read.
+    """
+    from fsl_jax.data.source import photos_in
+    from fsl_jax.run import predictor_of
+
+    files = photos_in(photos)
+    predictions = predictor_of(workdir)(files, top=top, threshold=threshold)
+    broken = 0
+    if json:
+        import json as json_format
+
+        for prediction in predictions:
+            broken += prediction.error is not None
+            typer.echo(json_format.dumps(prediction.as_json(), ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        from fsl_jax.predictor import as_table
+
+        done = list(predictions)
+        broken = sum(prediction.error is not None for prediction in done)
+        Console().print(as_table(done))
+    if broken:
+        typer.echo(f"{broken} of {len(files)} photos could not be read", err=True)
+        raise typer.Exit(3)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 @plain_errors()
 def profile(

@@ -62,6 +62,8 @@ def base_config() -> ConfigDict:
             "name": "conv4",
             "options": {},
             "pretrained": "",
+            # A pretrained network that stays as it is: the features of the training photos are taken once.
+            "frozen": False,
             # With `whitened` above 0 a head of one layer as wide as the embedding starts as a whitening of the
             # training photos, see fsl_jax/whitening.py.
             "head": {
@@ -107,6 +109,9 @@ def base_config() -> ConfigDict:
             "seed": 1,
             "retrieval": True,
             "distance": "cosine",
+            # Of methods over categories: an attribute counts as found above this probability; top-k accuracies.
+            "threshold": 0.5,
+            "top_k": (5,),
             "same_domain_is_junk": False,  # gallery photos of the query's label and camera are ignored
             # Further searches whose mAP is logged, by name: "split" or "split:column=value&column=value".
             "searches": {},
@@ -143,6 +148,8 @@ def _data() -> ConfigDict:
             "steps_ahead": 16,
             # Description vectors, for losses that look at them: "tfidf", a .npz file, or "" for none.
             "text": {"vectors": "", "dimensions": 64},
+            # What methods over categories tell apart: patterns of names; see fsl_jax/data/targets.py.
+            "targets": {"levels": ("*",), "attributes": ("*",), "least": 5, "unstated": "unknown"},
             # Options of each source, under its name.
             "catalogue": {"labels": 600, "photos": 6, "seed": 0, "brands": 8},
             "image_folder": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
@@ -151,6 +158,17 @@ def _data() -> ConfigDict:
                 "split_seed": 0,
                 "levels": placeholder(tuple),
                 "photos": placeholder(str),
+                "columns": placeholder(tuple),
+                "attribute_columns": (),
+            },
+            "fashion_products": {
+                "label": "id",
+                "levels": ("masterCategory", "subCategory", "articleType"),
+                "attributes": ("gender", "baseColour", "season", "usage"),
+                "split_rule": "articles",
+                "stratify": "articleType",
+                "fractions": (0.7, 0.15, 0.15),
+                "split_seed": 0,
             },
             "omniglot": {
                 "split_rule": "lake",

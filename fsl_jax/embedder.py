@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,16 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from fsl_jax.data.augment import Preprocess
-from fsl_jax.data.cache import write_whole
+from fsl_jax.data.cache import cache_folder, keep, write_whole
 from fsl_jax.data.read import read_rows
 from fsl_jax.data.table import Table
-from fsl_jax.evaluation.embed import embed_blocks
+from fsl_jax.evaluation.embed import embed_blocks, embed_table
 from fsl_jax.mesh import data_mesh
 from fsl_jax.progress import Counter
 
+KEPT_BYTES = 4 << 30
+"""Features of frozen networks in the user's cache."""
 CHUNK = 1024
 """Photos that are read, embedded and kept at once; what an interrupted run loses at most."""
 
@@ -109,6 +113,7 @@ def embed_to_file(embedder: Embedder, table: Table, file: Path, *, block: int) -
 def _claim(parts: Path, embedder: Embedder, table: Table) -> None:
     """Empties parts that another model or another table left."""
     names = "\n".join(table.name(row) for row in range(len(table)))
+    names += "" if table.mask is None else "\n".join(map(str, table.mask))
     identity = hashlib.sha256(f"{embedder.digest}\n{table.root}\n{names}".encode()).hexdigest()
     owner = parts / "identity"
     if parts.exists() and (not owner.exists() or owner.read_text() != identity):
@@ -170,3 +175,55 @@ def _join(parts: Path, embedder: Embedder, table: Table, file: Path) -> list[tup
     }
     write_whole(file, lambda stream: np.savez(stream, **columns))
     return unreadable
+
+
+def features_of(embedder: Embedder, table: Table, *, mesh: Mesh, block: int) -> Table:
+    """Puts a frozen model's embeddings in the place of a table's photos; they are kept in the user's cache.
+
+    Args:
+      embedder: The model.
+      table: Photos.
+      mesh: Over which a block's photos are spread.
+      block: Photos at once on each device.
+
+    Returns:
+      The table with float32 `images` [n, 1, 1, d].
+    """
+    file = cache_folder() / "features" / f"{_identity(embedder, table)}.npy"
+    if file.exists():
+        features = np.load(file, allow_pickle=False)
+        os.utime(file)
+    else:
+        embeddings = embed_table(
+            embedder.embed, table, embedder.preprocess, mesh=mesh, block=block, description="taking features"
+        )
+        features = np.asarray(embeddings, np.float32)
+        keep(file, lambda stream: np.save(stream, features))
+        _drop_oldest(file.parent, but=file)
+    return dataclasses.replace(table, path=None, mask=None, root=None, images=features[:, None, None, :])
+
+
+def _identity(embedder: Embedder, table: Table) -> str:
+    """Names a model with the photos that it embeds: their pixels, or their files with size and time."""
+    checksum = hashlib.blake2b(embedder.digest.encode(), digest_size=16)
+    if table.images is not None:
+        checksum.update(f"{table.images.shape} {table.images.dtype}".encode())
+        checksum.update(np.ascontiguousarray(table.images).data)
+    else:
+        for row in range(len(table)):
+            status = table.file(row).stat()
+            mask = "" if table.mask is None else table.mask[row]
+            checksum.update(
+                f"{table.file(row).absolute()}|{status.st_size}|{status.st_mtime_ns}|{mask}\n".encode()
+            )
+    return checksum.hexdigest()
+
+
+def _drop_oldest(folder: Path, *, but: Path) -> None:
+    """Keeps the cache of features within `KEPT_BYTES`; what was used longest ago goes first."""
+    files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime)
+    total = sum(file.stat().st_size for file in files)
+    for file in files:
+        if total > KEPT_BYTES and file != but:
+            total -= file.stat().st_size
+            file.unlink(missing_ok=True)

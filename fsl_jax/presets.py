@@ -35,6 +35,40 @@ def metric_learning() -> ConfigDict:
     return config
 
 
+def categories(method: str) -> ConfigDict:
+    """Returns a small network on the built-in catalogue, judged by its categories and attributes alone."""
+    config = metric_learning()
+    config.algorithm.name = method
+    config.model.options.readout = "mean"
+    config.sampler.name = "uniform"
+    config.sampler.options = ConfigDict({"batch": 64})
+    categories_alone(config)
+    config.train.update({"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 250})
+    config.eval.every = 250
+    return config
+
+
+def categories_alone(config: ConfigDict) -> None:
+    """Judges by categories and attributes, not by episodes or retrieval."""
+    best = config.eval.best
+    retrieval_only(config)
+    config.eval.update({"retrieval": False, "best": best})
+
+
+def fashion_small(config: ConfigDict) -> None:
+    """Trains heads on frozen features of the small photos of fashion_products, which are 60 x 80 as published."""
+    config.data.update({"source": "fashion_products", "size": 96})
+    config.data.targets.levels = ("subCategory", "articleType") if config.data.targets.levels else ()
+    config.model.pretrained = "efficientnet_lite0"
+    config.model.frozen = True
+    config.model.options = ConfigDict({"frozen_norm": True})
+    config.augment.update({"flip": False, "shift": 0})
+    config.sampler.options.batch = 128
+    config.optimizer.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup": 50})
+    config.train.update({"steps": 2000, "steps_per_call": 50, "log_every": 100, "save_every": 1000})
+    config.eval.every = 1000
+
+
 def smoke(config: ConfigDict) -> None:
     """Proves that an installation works, in seconds."""
     shrink_to_seconds(config)

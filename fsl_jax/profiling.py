@@ -11,11 +11,10 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from fsl_jax import hlo
-from fsl_jax.building import make_plan, make_reader, takes_episodes, units
-from fsl_jax.run import Run, load_table, training_mesh
+from fsl_jax.building import make_reader, takes_episodes, units
+from fsl_jax.run import planned
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.refreshed import RefreshedPlan
-from fsl_jax.training.clock import Clock
 from fsl_jax.training.log import doing
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import Reader
@@ -49,10 +48,8 @@ def compile_steps(config: ConfigDict) -> Compiled:
     Raises:
       ValueError: The config is wrong, or its data cannot be read.
     """
-    Clock.of(config)
-    table = load_table(config, config.data.train_split, for_training=True)
-    plan = make_plan(config, table)
-    run = Run(config, Path(), [], len(table.label.names), training_mesh(config, units(plan)))
+    run, table, plan = planned(config, Path(), [])
+    table = run.as_trained_on(table)
     reader = make_reader(config.data, run.mesh, table, plan, named_key(config.seed, "train"))
     create, _, optimizer = run.first_state(
         table, plan.first_window() if isinstance(plan, RefreshedPlan) else None

@@ -16,12 +16,14 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from fsl_jax import embedder
+from fsl_jax.algorithms.base import Variables
 from fsl_jax.building import (
     build,
     make_plan,
     make_reader,
     photo_shape,
     sample,
+    takes_taxonomy,
     units,
     with_weights,
 )
@@ -30,12 +32,15 @@ from fsl_jax.data.augment import Augment, prepare
 from fsl_jax.data.filter import matching
 from fsl_jax.data.load import load_split
 from fsl_jax.data.table import Coded, Table
+from fsl_jax.data.targets import taxonomy_of, told, with_targets
 from fsl_jax.evaluation.judge import Judge
 from fsl_jax.evaluation.searching import Searcher
 from fsl_jax.mesh import AXIS, data_mesh, over_rows, replicated, usable_devices
+from fsl_jax.predictor import Predictor, probabilities
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.plan import Plan
 from fsl_jax.sampling.refreshed import Neighbours, RefreshedPlan
+from fsl_jax.taxonomy import Taxonomy
 from fsl_jax.training import optimizer as optimizers
 from fsl_jax.training.checkpoint import Checkpoints
 from fsl_jax.training.clock import Clock
@@ -66,6 +71,7 @@ class Run:
       command: As typed, for the report.
       labels: Labels that are trained on.
       mesh: Devices that hold the state.
+      taxonomy: Categories and attributes, where the method classifies by them.
     """
 
     config: ConfigDict
@@ -73,20 +79,24 @@ class Run:
     command: list[str]
     labels: int
     mesh: Mesh
+    taxonomy: Taxonomy | None = None
 
     def __post_init__(self) -> None:
-        self.algorithm, self.weights, self.preprocess = build(self.config, labels=self.labels)
+        built = build(self.config, labels=self.labels, taxonomy=self.taxonomy)
+        self.algorithm, self.weights, self.preprocess = built.algorithm, built.weights, built.preprocess
+        self.features, self.optimizer = built.features, ConfigDict(self.config.optimizer)
+        if built.features is not None:
+            self.optimizer.rules = ((f"{built.place}/.*", 0.0), *self.optimizer.rules)
 
     def first_state(
         self, table: Table, window: Any = None
     ) -> tuple[Callable[[], TrainState], TrainState, optax.GradientTransformation]:
         """Returns what makes the state at step 0 on all devices, that state's shapes, and the optimiser."""
-        key, photos = (
-            named_key(self.config.seed, "init"),
-            sample(self.config, photo_shape(table, self.preprocess)),
-        )
+        # The variables of a frozen network are made from photos, whether or not their features were taken.
+        shape = photo_shape(None if self.features is not None else table, self.preprocess)
+        key, photos = named_key(self.config.seed, "init"), sample(self.config, shape)
         shapes = jax.eval_shape(self.algorithm.init, key, photos)
-        optimizer = optimizers.make(self.config.optimizer, shapes.params, steps=self.config.train.steps)
+        optimizer = optimizers.make(self.optimizer, shapes.params, steps=self.config.train.steps)
 
         def create(weights: Collections | None) -> TrainState:
             variables = with_weights(self.algorithm.init(key, photos), weights)
@@ -108,7 +118,19 @@ class Run:
             return make_reader(self.config.data, mesh, table, plan, key)
 
         searches = {name: self._searched(table, where) for name, where in self.config.eval.searches.items()}
-        return Judge(self.config.eval, self.algorithm, table, self.preprocess, mesh, reader, searches)
+        if self.taxonomy is not None:
+            table = with_targets(table, self.taxonomy, unstated=self.config.data.targets.unstated)
+        return Judge(
+            self.config.eval,
+            self.algorithm,
+            self.as_trained_on(table),
+            self.preprocess,
+            mesh,
+            reader,
+            {name: self.as_trained_on(searched) for name, searched in searches.items()},
+            self.taxonomy,
+            pictures=table,
+        )
 
     def _searched(self, judged: Table, where: str) -> Table:
         """Loads the photos of one of `config.eval.searches`; those of the judged split are there already."""
@@ -169,7 +191,7 @@ class Run:
             prepared,
             mesh=self.mesh,
             key=named_key(self.config.seed, "step"),
-            frozen=optimizers.frozen(self.config.optimizer, params),
+            frozen=optimizers.frozen(self.optimizer, params),
         )
 
     def started(self, state: TrainState, table: Table) -> TrainState:
@@ -208,13 +230,40 @@ class Run:
 
         return refreshed
 
+    def as_trained_on(self, table: Table) -> Table:
+        """Takes the features of photos, where the network stays as it is."""
+        if self.features is None or table.has_features:
+            return table
+        take = self.features
+        embed = jax.jit(lambda images: take(self.preprocess(images))[0])
+        frozen = embedder.Embedder(embed, self.preprocess, embedder.digest_of(self.weights, self.preprocess))
+        return embedder.features_of(frozen, table, mesh=self.mesh, block=64)
+
     def described(self, table: Table) -> dict[str, Any]:
         """Returns what a checkpoint says beside its state."""
         return {
             "config": as_json(self.config),
             "preprocess": dataclasses.asdict(self.preprocess),
             "labels": list(table.label.names),
+            **({} if self.taxonomy is None else {"taxonomy": self.taxonomy.as_json()}),
         }
+
+
+def planned(config: ConfigDict, workdir: Path, command: list[str]) -> tuple[Run, Table, Plan]:
+    """Loads the training photos, and puts together what will be trained on them, and in which order.
+
+    Raises:
+      ValueError: The config is wrong, or its data cannot be read.
+    """
+    Clock.of(config)
+    table, taxonomy = load_table(config, config.data.train_split, for_training=True), None
+    if takes_taxonomy(config):
+        taxonomy = taxonomy_of(table, config.data.targets)
+        table = with_targets(table, taxonomy, unstated=config.data.targets.unstated)
+        say(told(taxonomy))
+    plan = make_plan(config, table)
+    mesh = training_mesh(config, units(plan))
+    return Run(config, workdir, command, len(table.label.names), mesh, taxonomy), table, plan
 
 
 def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
@@ -224,14 +273,12 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
       Exit status: 0, or 130 where it was interrupted from the keyboard.
     """
     begun = time.perf_counter()
-    Clock.of(config)
     # Every error that a user can mend comes before the first step and before the workdir.
-    table = load_table(config, config.data.train_split, for_training=True)
-    plan = make_plan(config, table)
-    run = Run(config, workdir, command, len(table.label.names), training_mesh(config, units(plan)))
+    run, table, plan = planned(config, workdir, command)
     val = run.judge(load_table(config, config.eval.split)) if config.eval.every else None
     test = run.judge(load_table(config, config.eval.test_split))
     open_workdir(config, workdir)
+    table = run.as_trained_on(table)
 
     def evaluate(state: TrainState) -> Mapping[str, float]:
         return {} if val is None else val.during(state.variables)
@@ -281,9 +328,10 @@ def reopened(workdir: Path, config: ConfigDict, command: list[str]) -> tuple[Run
       ValueError: There is no checkpoint.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", best_metric=config.eval.best, read_only=True)
-    labels = len(checkpoints.described(best_step(checkpoints))["labels"])
+    described = checkpoints.described(best_step(checkpoints))
     mesh = data_mesh(config.train.devices or jax.device_count())
-    return Run(config, workdir, command, labels, mesh), checkpoints
+    taxonomy = Taxonomy.from_json(described["taxonomy"]) if "taxonomy" in described else None
+    return Run(config, workdir, command, len(described["labels"]), mesh, taxonomy), checkpoints
 
 
 def finish(run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float) -> None:
@@ -333,12 +381,33 @@ def embedder_of(workdir: Path) -> embedder.Embedder:
     Raises:
       ValueError: There is no run in the workdir, or it was trained on features.
     """
-    run, checkpoints = reopened(workdir, config_for_evaluation(workdir, None), [])
-    if run.config.data.source == "features":
-        raise ValueError(f"{workdir} was trained on features: it embeds no photos")
-    nobody = np.zeros((0, run.preprocess.size, run.preprocess.size, run.preprocess.channels), np.uint8)
-    nothing = Table(source="", label=Coded.of([]), split=np.array([], str), images=nobody)
-    variables = checkpoints.restore(best_step(checkpoints), run.first_state(nothing)[1]).variables
+    run, variables = _restored(workdir)
     embed = jax.jit(lambda images: run.algorithm.outputs(variables, run.preprocess(images))["embedding"])
     weights = {"params": variables.params, **variables.collections}
     return embedder.Embedder(embed, run.preprocess, embedder.digest_of(weights, run.preprocess))
+
+
+def predictor_of(workdir: Path) -> Predictor:
+    """Loads a run's best checkpoint as a function from photos to categories and attributes.
+
+    Raises:
+      ValueError: There is no run in the workdir, it was trained on features, or its method has no categories.
+    """
+    run, variables = _restored(workdir)
+    if run.taxonomy is None:
+        raise ValueError(
+            f"{workdir} was trained with method {run.config.algorithm.name!r}, which knows no categories: train "
+            "--config configs/hierarchy.py or configs/attributes.py"
+        )
+    classify = jax.jit(lambda images: probabilities(run.algorithm.outputs(variables, run.preprocess(images))))
+    return Predictor(classify, run.preprocess, run.taxonomy)
+
+
+def _restored(workdir: Path) -> tuple[Run, Variables]:
+    """Opens a run that takes photos, and reads its best checkpoint."""
+    run, checkpoints = reopened(workdir, config_for_evaluation(workdir, None), [])
+    if run.config.data.source == "features":
+        raise ValueError(f"{workdir} was trained on features: it takes no photos")
+    nobody = np.zeros((0, run.preprocess.size, run.preprocess.size, run.preprocess.channels), np.uint8)
+    nothing = Table(source="", label=Coded.of([]), split=np.array([], str), images=nobody)
+    return run, checkpoints.restore(best_step(checkpoints), run.first_state(nothing)[1]).variables

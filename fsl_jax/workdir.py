@@ -20,10 +20,12 @@ FREE_IN_EVALUATION = (
 )  # fmt: skip
 SHOWN = (
     "accuracy", "accuracy_ci95", "chance", "way", "shot", "queries", "episodes", "norm_mode", "transductive",
-    "eval_inner_steps", "loss", "mining", "labels_seen_in_training", "embedding", "mAP", "mAP_of_chance", "R@1", "R@5",
-    "checkpoint_step", "steps", "seconds",
+    "eval_inner_steps", "loss", "mining", "heads", "fusion", "labels_seen_in_training", "embedding", "mAP",
+    "mAP_of_chance", "R@1", "R@5", "consistency", "hierarchical_precision", "checkpoint_step", "steps", "seconds",
 )  # fmt: skip
 """Figures of the table that a run ends with; result.json and the report have all."""
+SHOWN_OF_EACH = ("accuracy", "f1", "auc", "ap")
+"""The same of each level of categories, and of the attributes, such as "subcategory/f1"."""
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -92,7 +94,8 @@ def keep_result(workdir: Path, result: dict[str, Any], parts: list[Any], command
 
     from fsl_jax.evaluation import report
 
-    task = f"{result['way']}-way {result['shot']}-shot" if "way" in result else "retrieval"
+    judged = "retrieval" if "mAP" in result else "categories and attributes"
+    task = f"{result['way']}-way {result['shot']}-shot" if "way" in result else judged
     title = f"{result['method']} on {result['source']}, {task}"
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     write_json(workdir / "result.json", result)
@@ -102,7 +105,9 @@ def keep_result(workdir: Path, result: dict[str, Any], parts: list[Any], command
     note = report.environment_note(shlex.join(command), date=date)
     report.write(file, title, [figures, *curves, *parts, note])
     table = Table(title=title, show_header=False)
-    shown = report.result_figures({name: result[name] for name in SHOWN if name in result})
+    of_each = [name for name in result if name.count("/") == 1 and name.split("/")[1] in SHOWN_OF_EACH]
+    names = [name for name in (*SHOWN[:-3], *of_each, *SHOWN[-3:]) if name in result]
+    shown = report.result_figures({name: result[name] for name in names})
     for row in shown.rows.items():
         table.add_row(*row)
     table.add_row("checkpoint", str(workdir / "checkpoints" / str(result["checkpoint_step"])))

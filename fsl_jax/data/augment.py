@@ -6,7 +6,8 @@ Everything here is fused into the step by XLA: a photo is read as uint8 and writ
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 from fsl_jax.types import Batch, Episode, Key
 
 Change = Callable[[Key, Num[Array, "h w c"]], Num[Array, "..."]]
+Options = ParamSpec("Options")
+
+MASK = 3
+"""Position of the mask in a photo of 4 channels."""
 
 CROP_ASPECT = 4 / 3
 ERASED = (0.02, 0.2)
@@ -32,9 +37,10 @@ class Preprocess:
 
     Attributes:
       size: Pixels a side.
-      channels: 1 or 3.
+      channels: 1, 3, or 4 with a mask.
       fit: How a photo is made square; see `data.read.read_photo`.
-      mean: Taken from each channel, after pixels are scaled to 0 to 1; one value, or one a channel.
+      mean: Taken from each channel, after pixels are scaled to 0 to 1; one value, or one a channel. Neither it nor
+        `std` has a value for a mask, which is only scaled.
       std: Divides each channel; one value, or one a channel.
     """
 
@@ -45,11 +51,13 @@ class Preprocess:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        masked = self.channels == MASK + 1
+        of, each = (MASK, "3 colours and a mask") if masked else (self.channels, f"{self.channels} channels")
         for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, self.channels):
+            if len(getattr(self, name)) not in (1, of):
                 raise ValueError(
-                    f"config.data.{name} has {len(getattr(self, name))} values for {self.channels} channels: "
-                    "give one, or one a channel"
+                    f"config.data.{name} has {len(getattr(self, name))} values for {each}: "
+                    f"give one, or one a {'colour' if masked else 'channel'}"
                 )
         if min(self.std) <= 0:
             raise ValueError(f"config.data.std is {self.std}; expected values above 0")
@@ -59,8 +67,14 @@ class Preprocess:
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         axes = tuple(range(images.ndim - 1))
-        mean, std = (lax.expand_dims(jnp.asarray(stat, jnp.float32), axes) for stat in (self.mean, self.std))
+        mean, std = (lax.expand_dims(jnp.asarray(stat, jnp.float32), axes) for stat in self._statistics())
         return (images.astype(jnp.float32) / 255 - mean) / std
+
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if self.channels != MASK + 1:
+            return self.mean, self.std
+        mean, std = (stat * (MASK // len(stat)) for stat in (self.mean, self.std))
+        return (*mean, 0.0), (*std, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +82,8 @@ class Augment:
     """Random changes of training photos, each photo on its own.
 
     They follow each other as flip, rotate, crop, shift, light, colour, grey, erase; photos are float in between, and
-    rounded once.
+    rounded once. A mask, the fourth of 4 channels, moves with its photo, keeps its values where light and colour
+    change, and is 0 where a photo is painted over.
 
     Attributes:
       flip: Whether half of the photos are mirrored left to right.
@@ -135,7 +150,7 @@ class Augment:
     def _changes(self, shape: tuple[int, ...]) -> list[Change]:
         height, width, channels = shape
         resized = self.crop_size and (height, width) != (self.crop_size, self.crop_size)
-        in_colour = channels == 3
+        in_colour = channels in (3, MASK + 1)
         # A crop that keeps all of the photo resizes it.
         crop_ = partial(crop, least=self.crop or 1.0, size=self.crop_size)
         ordered: list[tuple[object, Change]] = [
@@ -153,6 +168,23 @@ class Augment:
 
 def _in_float(change: Change) -> Change:
     return lambda key, image: change(key, image.astype(jnp.float32))
+
+
+def _beside_mask(
+    change: Callable[Concatenate[Key, Num[Array, "h w c"], Options], Num[Array, "h w c"]],
+) -> Callable[Concatenate[Key, Num[Array, "h w c"], Options], Num[Array, "h w c"]]:
+    """Lets a change of colours leave the mask alone, where a photo has one."""
+
+    @wraps(change)
+    def changed(
+        key: Key, image: Num[Array, "h w c"], /, *args: Options.args, **options: Options.kwargs
+    ) -> Num[Array, "h w c"]:
+        if image.shape[-1] != MASK + 1:
+            return change(key, image, *args, **options)
+        colours = change(key, image[..., :MASK], *args, **options)
+        return jnp.concatenate([colours, image[..., MASK:]], axis=-1)
+
+    return changed
 
 
 def flip(key: Key, image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
@@ -255,6 +287,7 @@ def shift(key: Key, image: Num[Array, "h w c"], *, most: int) -> Num[Array, "h w
     return lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
 
 
+@_beside_mask
 def light(key: Key, image: Num[Array, "h w c"], *, most: float) -> Num[Array, "h w c"]:
     """Changes contrast around the photo's mean, then brightness, each by up to `most`."""
     contrast, brightness = jax.random.uniform(
@@ -265,6 +298,7 @@ def light(key: Key, image: Num[Array, "h w c"], *, most: float) -> Num[Array, "h
     return _of_type(((wide - mean) * contrast + mean) * brightness, image.dtype)
 
 
+@_beside_mask
 def colour(key: Key, image: Num[Array, "h w 3"], *, most: float) -> Num[Array, "h w 3"]:
     """Scales saturation by 1 - `most` to 1 + `most`, and turns hue by up to `most` quarters of a turn each way.
 
@@ -282,6 +316,7 @@ def colour(key: Key, image: Num[Array, "h w 3"], *, most: float) -> Num[Array, "
     return _of_type(red + green + blue, image.dtype)
 
 
+@_beside_mask
 def grey(key: Key, image: Num[Array, "h w 3"], *, probability: float) -> Num[Array, "h w 3"]:
     """Sets the channels of a photo to their luma, with some probability."""
     red, green, blue = (image[..., i, None].astype(jnp.float32) * weight for i, weight in enumerate(LUMA))
@@ -292,7 +327,7 @@ def grey(key: Key, image: Num[Array, "h w 3"], *, probability: float) -> Num[Arr
 def erase(key: Key, image: Num[Array, "h w c"], *, probability: float) -> Num[Array, "h w c"]:
     """Paints over a random rectangle with the photo's mean colour, with some probability.
 
-    It takes 2 to 20 % of the area, and its aspect is that of the photo times 0.3 to 3.3.
+    It takes 2 to 20 % of the area, and its aspect is that of the photo times 0.3 to 3.3. A mask is 0 there.
 
     References:
       Zhong et al. 2017, https://arxiv.org/abs/1708.04896, with areas of 2 to 40 %.
@@ -309,6 +344,8 @@ def erase(key: Key, image: Num[Array, "h w c"], *, probability: float) -> Num[Ar
         for pixels, share, start in zip(image.shape[:2], shares, place, strict=True)
     )
     colour = jnp.mean(image.astype(jnp.float32), axis=(0, 1), keepdims=True)
+    if image.shape[-1] == MASK + 1:
+        colour = colour.at[..., MASK].set(0)
     erased = chosen & rows[:, None, None] & columns[None, :, None]
     return jnp.where(erased, _of_type(colour, image.dtype), image)
 

@@ -52,7 +52,10 @@ def load_split(config: ConfigDict, split: str, *, described: bool = False) -> Ta
             table, size=config.size, channels=config.channels, fit=config.fit, unreadable=config.unreadable
         )
     else:
-        table = _checked(table, config.unreadable)
+        # A mask that no network is given may be as broken as it likes.
+        table = _checked(
+            table if config.channels == 4 else dataclasses.replace(table, mask=None), config.unreadable
+        )
     return with_enough_photos(table, config.min_photos)
 
 

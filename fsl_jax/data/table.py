@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 
 ROLES = ("", "query", "gallery", "support")
 SPLITS = ("train", "val", "test")
@@ -75,6 +75,60 @@ class Attributes:
             table[i, [column[part] for part in cell]] = True
         return cls(table, tuple(names))
 
+    @classmethod
+    def of_columns(
+        cls, columns: Mapping[str, Sequence[str]], *, unknown: Sequence[str] = ("", "NA")
+    ) -> "Attributes":
+        """Makes the attributes "group=value" of columns with one value a row.
+
+        Args:
+          columns: Cells of each group, one a row; blanks around them do not count.
+          unknown: Cells that state nothing: such a row is unknown for every value of the group.
+
+        Returns:
+          Attributes in the order of the groups, and sorted within a group. A row has at most one of a group.
+
+        Raises:
+          ValueError: Columns differ in length.
+
+        Example:
+          >>> stated = Attributes.of_columns({"colour": ["red", "NA", "blue"]})
+          >>> stated.names
+          ('colour=blue', 'colour=red')
+          >>> stated.known.tolist()
+          [[True, True], [False, False], [True, True]]
+        """
+        if len({len(cells) for cells in columns.values()}) > 1:
+            lengths = ", ".join(f"{group!r} has {len(cells)}" for group, cells in columns.items())
+            raise ValueError(f"columns of attributes differ in length: {lengths} rows")
+        rows = max((len(cells) for cells in columns.values()), default=0)
+        values, known, names = [np.zeros((rows, 0), bool)], [np.zeros((rows, 0), bool)], []
+        for group, cells in columns.items():
+            stripped = [cell.strip() for cell in cells]
+            stated = Coded.of(["" if cell in unknown else cell for cell in stripped])
+            values.append(stated.codes[:, None] == np.arange(len(stated.names)))
+            known.append(np.repeat(stated.codes[:, None] >= 0, len(stated.names), axis=1))
+            names += [f"{group}={name}" for name in stated.names]
+        all_known = np.concatenate(known, axis=1)
+        return cls(np.concatenate(values, axis=1), tuple(names), None if all_known.all() else all_known)
+
+    def join(self, other: "Attributes") -> "Attributes":
+        """Adds the attributes of the same rows that were stated elsewhere.
+
+        Returns:
+          These attributes, then the new ones of the other. A row has an attribute that both name where either says
+          so, and lacks it for certain only where both are known.
+        """
+        names = (*self.names, *(name for name in other.names if name not in self.names))
+        values = np.zeros((len(self.values), len(names)), bool)
+        known = np.ones_like(values)
+        for part in (self, other):
+            columns = [names.index(name) for name in part.names]
+            values[:, columns] |= part.values
+            known[:, columns] &= True if part.known is None else part.known
+        known |= values
+        return Attributes(values, names, None if known.all() else known)
+
     def take(self, rows: Int[np.ndarray, "m"]) -> "Attributes":
         """Keeps some rows."""
         known = None if self.known is None else self.known[rows]
@@ -93,14 +147,16 @@ class Table:
       split: "train", "val" or "test" a row.
       path: File of each photo, relative to `root`, with forward slashes; None where `images` is given.
       root: Folder of the files.
-      images: The photos themselves, one size, 1 or 3 channels; or features of frozen photos, float32 of 1 x 1
-        with a channel a feature. None where `path` is given.
+      images: The photos themselves, one size, 1, 3 or 4 channels (the fourth is a mask); or features of frozen
+        photos, float32 of 1 x 1 with a channel a feature. None where `path` is given.
+      mask: File that says where each photo shows the article, relative to `root`, with forward slashes; "" where
+        there is none; see `data.read.read_photo`. None also where `images` is given.
       role: "query", "gallery", "support" or "" a row.
       domain: Camera or kind of photographer.
       levels: Category levels from coarse to fine, by name.
       attributes: Stated properties.
       text: Description a row; "" where there is none.
-      numbers: Further columns of one vector a row, by name, that a training step is given, such as "text" for
+      numbers: Further columns of numbers or vectors a row, by name, that a training step is given, such as "text" for
         description vectors.
 
     Raises:
@@ -113,16 +169,21 @@ class Table:
     path: np.ndarray | None = None
     root: Path | None = None
     images: UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n 1 1 d"] | None = None
+    mask: np.ndarray | None = None
     role: np.ndarray | None = None
     domain: Coded | None = None
     levels: Mapping[str, Coded] = dataclasses.field(default_factory=dict)
     attributes: Attributes | None = None
     text: np.ndarray | None = None
-    numbers: Mapping[str, Float[np.ndarray, "n t"]] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, Num[np.ndarray, "n *t"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.images is None):
             raise ValueError(f"{self.source}: a table has either files (path) or arrays (images)")
+        if self.mask is not None and self.path is None:
+            raise ValueError(
+                f"{self.source}: mask files go with photo files (path); of arrays a mask is the fourth channel"
+            )
         for name, length in self._lengths().items():
             if length != len(self):
                 raise ValueError(f"{self.source}: column {name!r} has {length} rows, label has {len(self)}")
@@ -138,6 +199,7 @@ class Table:
             "split": self.split,
             "path": self.path,
             "images": self.images,
+            "mask": self.mask,
             "role": self.role,
             "text": self.text,
         }
@@ -174,6 +236,12 @@ class Table:
             raise ValueError(f"{self.source}: its photos are arrays, not files")
         return (self.root or Path()) / str(self.path[row])
 
+    def mask_file(self, row: int) -> Path | None:
+        """Returns the mask file of a row; None where it has none."""
+        if self.mask is None or not self.mask[row]:
+            return None
+        return (self.root or Path()) / str(self.mask[row])
+
     def take(self, rows: Int[np.ndarray, "m"] | Bool[np.ndarray, "n"]) -> "Table":
         """Keeps some rows, in the order given; names of labels that are left without a row stay."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
@@ -187,6 +255,7 @@ class Table:
             split=self.split[rows],
             path=some(self.path),
             images=some(self.images),
+            mask=some(self.mask),
             role=some(self.role),
             domain=None if self.domain is None else self.domain.take(rows),
             levels={name: level.take(rows) for name, level in self.levels.items()},
@@ -228,11 +297,7 @@ def split_labels(names: Sequence[str], *, fractions: Sequence[float], seed: int)
     Raises:
       ValueError: Shares are negative or do not sum to 1.
     """
-    shares = np.asarray(fractions, float)
-    if len(shares) != 3 or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(
-            f"fractions are {tuple(fractions)}; expected three shares (train, val, test) that sum to 1"
-        )
+    shares = checked_fractions(fractions)
     shuffled = np.random.default_rng(seed).permutation(np.array(sorted(names), dtype=object))
     ends = np.round(np.cumsum(shares) * len(shuffled)).astype(int)
     for i in range(2):  # a small folder still gets one label in each split that was asked for
@@ -245,3 +310,17 @@ def split_labels(names: Sequence[str], *, fractions: Sequence[float], seed: int)
         for split, start, end in zip(SPLITS, starts, ends, strict=True)
         for name in shuffled[start:end]
     }
+
+
+def checked_fractions(fractions: Sequence[float]) -> Float[np.ndarray, "3"]:
+    """Returns the shares of train, val and test as an array.
+
+    Raises:
+      ValueError: Shares are negative or do not sum to 1.
+    """
+    shares = np.asarray(fractions, float)
+    if shares.shape != (3,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"fractions are {tuple(np.atleast_1d(fractions))}; expected three shares (train, val, test) that sum to 1"
+        )
+    return shares

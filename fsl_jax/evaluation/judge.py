@@ -1,4 +1,4 @@
-"""Judges a model on one split: few-shot accuracy on fixed episodes, and retrieval by its embeddings."""
+"""Judges a model on one split: few-shot accuracy on fixed episodes, retrieval by its embeddings, its categories."""
 
 import dataclasses
 import functools
@@ -15,12 +15,14 @@ from fsl_jax.data.augment import Preprocess, prepare_episode
 from fsl_jax.data.read import read_row
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import probe, report, retrieval
+from fsl_jax.evaluation.categories import CategoryJudge
 from fsl_jax.evaluation.episodes import EpisodeEvaluator, EpisodeFigures
 from fsl_jax.evaluation.searching import Searcher
 from fsl_jax.mesh import replicated
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.episodes import EpisodePlan
 from fsl_jax.sampling.keys import named_key
+from fsl_jax.taxonomy import Taxonomy
 
 EPISODES_AT_ONCE = 24
 """Episodes of one program; rounded up to a multiple of the devices. Results do not depend on it."""
@@ -41,6 +43,9 @@ class Judge:
       mesh: Devices.
       make_reader: From table, plan and key to a reader, as in training.
       searches: Further tables in which is searched, by name.
+      taxonomy: Where the method classifies by categories and attributes; `table` then has the columns of
+        `data.targets.with_targets`.
+      pictures: The photos of `table` where that has their features alone; by default `table` itself.
     """
 
     config: ConfigDict
@@ -50,6 +55,8 @@ class Judge:
     mesh: Mesh
     make_reader: MakeReader
     searches: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    taxonomy: Taxonomy | None = None
+    pictures: Table | None = None
 
     def __post_init__(self) -> None:
         self._embed = jax.jit(self._embeddings)
@@ -57,7 +64,7 @@ class Judge:
         self._others = {name: self._searcher(table) for name, table in self.searches.items()}
         if self.judges_episodes:
             self._plan_episodes()
-        elif not self.config.retrieval:
+        elif not self.config.retrieval and self.taxonomy is None:
             raise ValueError(
                 "config.eval.episodes is 0 and config.eval.retrieval False: nothing is left to judge"
             )
@@ -96,6 +103,21 @@ class Judge:
             at_once=self._at_once,
         )
 
+    @functools.cached_property
+    def _on_categories(self) -> CategoryJudge | None:
+        """Classifies the split's photos; None where the method has no categories."""
+        if self.taxonomy is None:
+            return None
+        return CategoryJudge(
+            self.config,
+            self.table,
+            self.taxonomy,
+            lambda variables, images: self.algorithm.outputs(variables, self.preprocess(images)),
+            self.preprocess,
+            self.mesh,
+            None if self._shown.has_features else self._photo,
+        )
+
     def _embeddings(self, variables: Variables, images: Array) -> Float[Array, "b d"]:
         return self.algorithm.outputs(variables, self.preprocess(images))["embedding"]
 
@@ -106,6 +128,8 @@ class Judge:
         if self.judges_episodes and self.config.episodes_during:
             few_shot = self._on_episodes(variables, episodes=self.config.episodes_during)
             figures = {"accuracy": few_shot.mean, "accuracy_ci95": few_shot.ci95}
+        if self._on_categories is not None:
+            figures |= self._on_categories.during(self._on_categories.count(variables))
         if self.config.retrieval:
             found, embeddings = self.searcher.search(variables)
             means = found.means()
@@ -123,8 +147,12 @@ class Judge:
         if self.judges_episodes:
             few_shot = self._on_episodes(variables, episodes=self.config.episodes)
             figures |= self._few_shot_figures(few_shot)
-            parts += [] if self.table.has_features else [self._episode_part(few_shot.predicted[0])]
+            parts += [] if self._shown.has_features else [self._episode_part(few_shot.predicted[0])]
         figures |= self.algorithm.facts()
+        if self._on_categories is not None:
+            counted = self._on_categories.count(variables)
+            figures |= self._on_categories.figures(counted)
+            parts += self._on_categories.parts(counted)
         if self.config.retrieval:
             found, embeddings = self.searcher.search(variables)
             means = found.means()
@@ -211,17 +239,21 @@ class Judge:
         )
 
     @property
+    def _shown(self) -> Table:
+        return self.table if self.pictures is None else self.pictures
+
+    @property
     def _shape(self) -> tuple[int, int, int]:
         return self.preprocess.size, self.preprocess.size, self.preprocess.channels
 
     def _photo(self, row: int) -> np.ndarray:
         size, channels, fit = self.preprocess.size, self.preprocess.channels, self.preprocess.fit
-        return read_row(self.table, int(row), size=size, channels=channels, fit=fit)  # type: ignore[arg-type]
+        return read_row(self._shown, int(row), size=size, channels=channels, fit=fit)  # type: ignore[arg-type]
 
     def _retrieval_parts(
         self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]
     ) -> list[report.Part]:
-        strips = [] if self.table.has_features else self._strips(found, embeddings)
+        strips = [] if self._shown.has_features else self._strips(found, embeddings)
         curve = report.precision_recall_curve(found.precision_at_recall())
         return [*strips, curve, *self._by_category(found, self.searcher.sides[0])]
 

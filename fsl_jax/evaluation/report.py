@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fsl_jax.evaluation._report.builders import (
     bars_by_category,
+    confusion_grid,
     curves_from_log,
     environment_note,
     episode_picture,
@@ -33,6 +34,7 @@ from fsl_jax.evaluation._report.parts import (
     Grid,
     Note,
     Part,
+    Photos,
     Picture,
     Strip,
 )
@@ -46,9 +48,11 @@ __all__ = [
     "Grid",
     "Note",
     "Part",
+    "Photos",
     "Picture",
     "Strip",
     "bars_by_category",
+    "confusion_grid",
     "curves_from_log",
     "environment_note",
     "episode_picture",

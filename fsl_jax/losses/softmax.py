@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fsl_jax.losses.distances import root
@@ -14,26 +15,37 @@ def masked_log_sum(exponents: Float[Array, "a r"], there: Bool[Array, "a r"]) ->
 
 
 def cross_entropy(
-    logits: Float[Array, "n labels"], labels: Int[Array, "n"], *, smoothing: float = 0.0
+    logits: Float[Array, "n labels"],
+    labels: Int[Array, "n"],
+    *,
+    smoothing: float = 0.0,
+    weights: Float[Array | np.ndarray, "labels"] | None = None,
 ) -> PerItem:
     """Compares each item's logits with its label, in float32.
 
     Args:
       logits: Unnormalised log-probabilities.
-      labels: 0 to labels - 1.
+      labels: 0 to labels - 1; below 0 where the label is unknown.
       smoothing: Share of the target that is spread evenly over all labels (Szegedy et al. 2016,
         https://arxiv.org/abs/1512.00567).
+      weights: Of each label, such as `balance.name_weights`; an item's whole value, with its smoothed part, is
+        multiplied by its label's.
 
     Returns:
-      One value an item, none masked.
+      One value an item; masked out where the label is unknown. A mean of weighted values is over the number of items,
+      not over their weights.
     """
     log_probabilities = jax.nn.log_softmax(
         logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1
     )
-    value = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+    known = labels >= 0
+    own = jnp.maximum(labels, 0)
+    value = -jnp.take_along_axis(log_probabilities, own[:, None], axis=-1)[:, 0]
     if smoothing:
         value = (1 - smoothing) * value - smoothing * jnp.mean(log_probabilities, axis=-1)
-    return PerItem(value, jnp.ones(labels.shape, bool))
+    if weights is not None:
+        value = value * jnp.asarray(weights, value.dtype)[own]
+    return PerItem(jnp.where(known, value, 0.0), known)
 
 
 def hits(logits: Float[Array, "n labels"], labels: Int[Array, "n"]) -> Bool[Array, "n"]:

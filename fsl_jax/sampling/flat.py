@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Int, Num
 
 from fsl_jax.data.table import Table
 from fsl_jax.lookup import closest
@@ -19,24 +19,29 @@ class Columns:
       label: Of each row.
       start: First row of each label.
       count: Rows of each label.
-      numbers: Vectors of each row, by name.
+      numbers: Vectors or numbers of each row, by name.
     """
 
     label: Int[Array, "n"]
     start: Int[Array, "labels"]
     count: Int[Array, "labels"]
-    numbers: dict[str, Float[Array, "n t"]]
+    numbers: dict[str, Num[Array, "n *t"]]
 
     @classmethod
     def of(cls, table: Table) -> "Columns":
         """Takes what a plan needs from a table, as `Table.select` leaves it."""
         count = table.label.counts()
-        numbers = {name: jnp.asarray(column, jnp.float32) for name, column in table.numbers.items()}
+        numbers = {name: _as_given(column) for name, column in table.numbers.items()}
         codes, start = (
             jnp.asarray(table.label.codes, jnp.int32),
             jnp.asarray(np.cumsum(count) - count, jnp.int32),
         )
         return cls(codes, start, jnp.asarray(count, jnp.int32), numbers)
+
+
+def _as_given(column: np.ndarray) -> Num[Array, "n *t"]:
+    """Keeps codes as the integers that they are; a device has float32."""
+    return jnp.asarray(column, jnp.float32 if np.issubdtype(column.dtype, np.floating) else None)
 
 
 def batch_of(images: Num[Array, "b h w c"], columns: Columns, rows: Int[Array, "b"]) -> Batch:

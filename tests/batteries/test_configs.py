@@ -12,10 +12,11 @@ from helpers import table_of_counts
 from ml_collections import ConfigDict
 
 from fsl_jax import presets
-from fsl_jax.building import build, make_plan, sample
+from fsl_jax.building import build, make_plan, sample, takes_taxonomy
 from fsl_jax.data.augment import Augment, prepare
 from fsl_jax.data.resident import ResidentReader
-from fsl_jax.data.table import Coded
+from fsl_jax.data.table import Attributes, Coded
+from fsl_jax.data.targets import taxonomy_of, with_targets
 from fsl_jax.mesh import data_mesh
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.training import optimizer as optimizers
@@ -74,9 +75,22 @@ def table_for(config):
     return dataclasses.replace(
         table,
         role=np.where(np.arange(len(table)) % photos < 2, "gallery", "query"),
-        levels={"category": Coded.of([str(code % 2) for code in table.label.codes])},
+        levels={
+            "category": Coded.of([str(code % 2) for code in table.label.codes]),
+            "subcategory": Coded.of([str(code % 4) for code in table.label.codes]),
+        },
+        attributes=Attributes.of([f"colour={code % 3}|size={code % 2}" for code in table.label.codes]),
         numbers={"text": text} if data.text.vectors else {},
     )
+
+
+def taxonomy_for(config, table):
+    """What a method over categories is told, and the table with its columns."""
+    if not takes_taxonomy(config):
+        return None, table
+    config.data.targets.levels = ("*",) if config.data.targets.levels else ()
+    taxonomy = taxonomy_of(table, config.data.targets)
+    return taxonomy, with_targets(table, taxonomy, unstated="unknown")
 
 
 @pytest.mark.parametrize(
@@ -86,8 +100,8 @@ def test_takes_two_steps(file, preset):
     config: ConfigDict = module_of(file).get_config(preset)
     Clock.of(config)
     small(config)
-    method, _, preprocess = build(config, labels=LABELS)
-    mesh, table = data_mesh(1), table_for(config)
+    mesh, (taxonomy, table) = data_mesh(1), taxonomy_for(config, table_for(config))
+    method, _, preprocess, *_ = build(config, labels=LABELS, taxonomy=taxonomy)
     plan = make_plan(config, table)
     reader = ResidentReader.of(table, plan, named_key(0, "train"), mesh)
     size, channels = config.data.size, config.data.channels
@@ -132,15 +146,16 @@ def test_every_preset_is_whole(file, preset):
     config = module_of(file).get_config(preset)
     Clock.of(config)
     Augment(**config.augment)
-    config.model.update({"name": "identity", "pretrained": ""})
+    config.model.update({"name": "identity", "pretrained": "", "frozen": False})
     config.model.options = ConfigDict({"norm": "running"})
-    assert build(config, labels=LABELS).algorithm.labels == LABELS
+    taxonomy, table = taxonomy_for(config, table_for(config))
+    assert build(config, labels=LABELS, taxonomy=taxonomy).algorithm.labels == LABELS
     options = config.algorithm.options
     # Photos are searched by the distance that was trained; of unit vectors both rank alike.
-    trained_by_length = not options.normalised and options.distance != "cosine"
+    trained_by_length = not options.get("normalised", False) and options.distance != "cosine"
     assert config.eval.distance == ("euclidean" if trained_by_length else "cosine")
     small(config)
-    plan = make_plan(config, table_for(config))
+    plan = make_plan(config, table)
     assert plan.size % {"pairs": 2, "triplets": 3, "refreshed": 3}.get(config.sampler.name, 1) == 0
     if preset in presets.PUBLISHED:
         assert (config.data.source, config.data.size, config.eval.episodes) == (preset, 224, 0)

@@ -335,6 +335,59 @@ def test_features_are_neither_changed_nor_scaled():
     np.testing.assert_array_equal(prepared.image, features)
 
 
+MASKED = np.concatenate([IMAGES, np.random.default_rng(2).integers(0, 256, (64, 9, 9, 1), np.uint8)], axis=-1)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.25,)), ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))])
+def test_a_mask_is_scaled_to_0_to_1_and_not_normalised(mean, std):
+    got = Preprocess(size=9, channels=4, fit="pad", mean=mean, std=std)(jnp.asarray(MASKED))
+    colours = Preprocess(size=9, channels=3, fit="pad", mean=mean, std=std)(jnp.asarray(IMAGES))
+    np.testing.assert_array_equal(got[..., :3], colours)
+    np.testing.assert_allclose(got[..., 3], MASKED[..., 3] / 255.0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"flip": True}, {"shift": 2}, {"crop": 0.4, "crop_size": 7}, {"rotate": 20.0}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_mask_moves_with_its_photo(change):
+    # A mask that is the red channel stays it.
+    twice = np.concatenate([IMAGES, IMAGES[..., :1]], axis=-1)
+    got = np.asarray(jax.jit(only(**change))(jax.random.key(0), jnp.asarray(twice)))
+    np.testing.assert_array_equal(got[..., 3], got[..., 0])
+    assert got.shape != twice.shape or (got != twice).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [(augment.light, {"most": 0.4}), (augment.colour, {"most": 0.5}), (augment.grey, {"probability": 0.5})],
+)
+def test_changes_of_colour_do_not_see_a_mask_and_leave_it_as_it_is(change, options):
+    got = changed(change, MASKED, **options)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got[..., :3], changed(change, IMAGES, **options))
+    np.testing.assert_array_equal(got[..., 3], MASKED[..., 3])
+
+
+def test_what_is_painted_over_is_no_longer_in_the_mask():
+    full = np.concatenate([IMAGES, np.full((64, 9, 9, 1), 255, np.uint8)], axis=-1)
+    got = changed(augment.erase, full, probability=0.5)
+    np.testing.assert_array_equal(got[..., :3], changed(augment.erase, IMAGES, probability=0.5))
+    differs = (got[..., :3] != IMAGES).any(-1)
+    assert set(np.unique(got[..., 3])) == {0, 255}
+    # A random pixel may be the mean colour already.
+    assert (got[..., 3][differs] == 0).all()
+    assert differs.sum() > 0.9 * (got[..., 3] == 0).sum()
+
+
+def test_photos_with_a_mask_are_changed_as_those_without():
+    full = np.concatenate([IMAGES, np.full((64, 9, 9, 1), 255, np.uint8)], axis=-1)
+    got, plain = (np.asarray(everything(jax.random.key(0), jnp.asarray(photos))) for photos in (full, IMAGES))
+    assert np.abs(got[..., :3].astype(int) - plain).max() <= 1  # sums in another order
+    assert set(np.unique(got[..., 3])) == {0, 255}  # the edges of a full mask that turns are repeated
+
+
 def test_evaluation_changes_no_photo():
     episode = random_episode(tasks=1, way=2, shot=1, queries=1, side=9, channels=3)
     raw = jax.tree.map(
@@ -349,6 +402,10 @@ def test_evaluation_changes_no_photo():
     ("make", "message"),
     [
         (lambda: Preprocess(size=8, channels=3, fit="pad", mean=(0.0, 0.0), std=(1.0,)), "mean has 2 values"),
+        (
+            lambda: Preprocess(size=8, channels=4, fit="pad", mean=(0.0,), std=(1.0,) * 4),
+            "std has 4 values for 3 colours and a mask: give one, or one a colour",
+        ),
         (
             lambda: Preprocess(size=8, channels=3, fit="pad", mean=(0.0,), std=(0.0,)),
             "expected values above 0",

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import pickle
 import struct
@@ -265,7 +266,7 @@ def test_a_truncated_png_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"size": 0}, "size is 0"),
-        ({"channels": 4}, "channels is 4"),
+        ({"channels": 2}, r"channels is 2; expected 1 \(grey\), 3 \(colour\) or 4 \(colour and mask\)"),
         ({"fit": "shrink"}, "pad, stretch, crop"),
     ],
 )
@@ -369,3 +370,199 @@ def test_a_cache_that_cannot_be_written_is_a_warning(mixed, monkeypatch, tmp_pat
     monkeypatch.setattr(logging, "warning", lambda message, *values: warned.append(message % values))
     assert len(check_photos(mixed)) == 6
     assert "cannot keep" in warned[0]
+
+
+# --- masks ---
+
+
+def masked(file, mask=None, *, size=8, fit="stretch"):
+    return read_photo(file, size=size, channels=4, fit=fit, mask=mask)
+
+
+def left_half(height, width):
+    """A mask whose left half shows the article."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = 255
+    return mask
+
+
+def rgba(height=10, width=20, colour=(200, 100, 50)):
+    """A photo that is opaque on the left and transparent on the right."""
+    return np.dstack([flat(colour, height, width), left_half(height, width)])
+
+
+def test_transparency_is_the_mask_and_colours_lie_on_white(tmp_path):
+    result = masked(saved(tmp_path, "a.png", rgba()), size=20)
+    assert result[10, [2, 17]].tolist() == [[200, 100, 50, 255], [255, 255, 255, 0]]
+    # Bicubic on the edge, apart from the colours: the same as of a grey photo of the mask.
+    expected = photo(saved(tmp_path, "m.png", left_half(10, 20)), size=20, channels=1)[..., 0]
+    np.testing.assert_array_equal(result[..., 3], expected)
+
+
+def test_transparency_of_a_palette_is_the_mask(tmp_path):
+    image = Image.new("P", (10, 10), 0)
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.paste(1, (5, 0, 10, 10))
+    image.save(tmp_path / "a.png", transparency=0)
+    assert masked(tmp_path / "a.png", size=10)[5, [1, 8]].tolist() == [[255, 255, 255, 0], [0, 0, 200, 255]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_transparency_and_mask_file_everything_is_the_article(tmp_path, channels):
+    assert (masked(saved(tmp_path, "a.png", noise(channels=channels)))[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch", "crop"])
+def test_a_mask_changes_no_colour(tmp_path, fit):
+    file, mask = saved(tmp_path, "a.png", noise()), saved(tmp_path, "m.png", noise(channels=1, seed=1))
+    result = masked(file, mask, size=24, fit=fit)
+    np.testing.assert_array_equal(result[..., :3], photo(file, size=24, fit=fit))
+    if fit != "pad":
+        np.testing.assert_array_equal(result[..., 3:], photo(mask, size=24, channels=1, fit=fit))
+
+
+def test_padding_is_no_article(tmp_path):
+    result = masked(saved(tmp_path, "a.png", flat((10, 20, 30), height=10, width=40)), size=20, fit="pad")
+    bars = [*range(8), *range(13, 20)]
+    assert (result[bars] == [255, 255, 255, 0]).all()
+    assert (result[8:13] == [10, 20, 30, 255]).all()
+
+
+def test_a_mask_file_beats_transparency_and_colours_still_lie_on_white(tmp_path):
+    mask = saved(tmp_path, "m.png", left_half(10, 20)[:, ::-1].copy())
+    result = masked(saved(tmp_path, "a.png", rgba()), mask, size=20)
+    assert result[10, [2, 17]].tolist() == [[200, 100, 50, 0], [255, 255, 255, 255]]
+
+
+def test_a_mask_of_colours_is_read_as_grey_levels(tmp_path):
+    mask = saved(tmp_path, "m.png", flat((200, 100, 50)))
+    grey = photo(mask, channels=1)
+    np.testing.assert_array_equal(masked(saved(tmp_path, "a.png", flat((1, 2, 3))), mask)[..., 3:], grey)
+
+
+def test_a_mask_of_another_size_is_brought_to_the_photos_by_the_nearest_pixel(tmp_path):
+    file = saved(tmp_path, "a.png", noise(40, 80))
+    small = np.array([[0, 255, 100, 200]] * 2, np.uint8)
+    result = masked(file, saved(tmp_path, "m.png", small), size=80, fit="crop")[..., 3]
+    wide = saved(tmp_path, "wide.png", small.repeat(20, axis=0).repeat(20, axis=1))
+    np.testing.assert_array_equal(result, photo(wide, size=80, channels=1, fit="crop")[..., 0])
+
+
+@pytest.mark.parametrize(("width", "fits"), [(98, False), (99, True), (101, True), (103, False)])
+def test_a_mask_of_another_aspect_is_refused_from_2_percent_on(tmp_path, width, fits):
+    file, mask = saved(tmp_path, "a.png", noise(50, 50)), saved(tmp_path, "m.png", left_half(100, width))
+    if fits:
+        masked(file, mask)
+        return
+    with pytest.raises(UnreadablePhoto, match=rf"m\.png is {width} x 100 and the photo 50 x 50.*same aspect"):
+        masked(file, mask)
+
+
+@pytest.mark.parametrize(("photo_turned", "mask_turned"), [(True, True), (True, False), (False, True)])
+def test_photo_and_mask_are_each_turned_as_the_camera_says(tmp_path, photo_turned, mask_turned):
+    def stored(name, array, turned):
+        exif = Image.Exif()
+        exif[0x0112] = 6 if turned else 1
+        return saved(tmp_path, name, np.ascontiguousarray(np.rot90(array, int(turned))), exif=exif)
+
+    upper = np.zeros((20, 10), np.uint8)
+    upper[:10] = 255
+    result = masked(
+        stored("a.png", np.dstack([upper] * 3), photo_turned), stored("m.png", upper, mask_turned), size=10
+    )
+    assert result[[1, 8], 5].tolist() == [[255] * 4, [0] * 4]
+
+
+def test_a_jpeg_that_is_decoded_small_keeps_its_mask_in_place(tmp_path, monkeypatch):
+    array = np.zeros((1203, 1601, 3), np.uint8)
+    array[:, :800] = 250
+    file, mask = saved(tmp_path, "a.jpg", array), saved(tmp_path, "m.png", left_half(1203, 1601))
+    fitted = []
+    fit_photo = read.fit_photo
+    monkeypatch.setattr(
+        read, "fit_photo", lambda image, **options: fitted.append(image.size) or fit_photo(image, **options)
+    )
+    result = masked(file, mask, size=32).astype(int)
+    assert fitted == [(201, 151)]  # an eighth, rounded up
+    assert (abs(result[:, :15] - [250, 250, 250, 255]) <= 5).all()
+    assert (result[:, 17:] <= 5).all()
+
+
+def test_a_mask_needs_the_fourth_channel(tmp_path):
+    file = saved(tmp_path, "a.png", noise())
+    with pytest.raises(ValueError, match="a mask is given and channels is 3"):
+        read_photo(file, size=8, channels=3, fit="pad", mask=file)
+
+
+def test_a_broken_mask_is_named_with_its_photo(tmp_path):
+    file = saved(tmp_path, "a.png", noise())
+    with pytest.raises(UnreadablePhoto, match=r"a\.png: mask .*gone\.png: missing"):
+        masked(file, tmp_path / "gone.png")
+
+
+@pytest.fixture
+def some_masked(tmp_path):
+    """A cutout, a photo with a mask file, one with neither, and one whose mask is broken."""
+    saved(tmp_path, "cutout.png", rgba(8, 8))
+    for i in range(3):
+        saved(tmp_path, f"good{i}.png", noise(8, 8, seed=i))
+    (tmp_path / "m").mkdir()
+    saved(tmp_path / "m", "0.png", left_half(8, 8))
+    (tmp_path / "m" / "2.png").write_bytes(b"<html>404</html>")
+    table = table_of(tmp_path, ["cutout.png", "good0.png", "good1.png", "good2.png"])
+    return dataclasses.replace(table, mask=np.array(["", "m/0.png", "", "m/2.png"], dtype=object))
+
+
+def test_a_table_of_masks_is_read_into_the_fourth_channel(some_masked):
+    result = read_all(some_masked, size=8, channels=4, fit="pad", unreadable="drop")
+    assert (result.images.shape, result.mask) == ((3, 8, 8, 4), None)
+    np.testing.assert_array_equal(result.images[..., 3], [left_half(8, 8)] * 2 + [np.full((8, 8), 255)])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_are_not_looked_at_where_they_are_not_asked_for(some_masked, channels):
+    result = read_all(some_masked, size=8, channels=channels, fit="pad", unreadable="refuse")
+    without = dataclasses.replace(some_masked, mask=None)
+    expected = read_all(without, size=8, channels=channels, fit="pad", unreadable="refuse")
+    np.testing.assert_array_equal(result.images, expected.images)
+
+
+def test_arrays_get_a_full_mask_lose_theirs_and_keep_colours_outside_of_it():
+    images = np.dstack([flat((200, 100, 50)), np.zeros((20, 20), np.uint8)])[None]
+    table = Table(source="arrays", label=Coded.of(["a"]), split=np.full(1, "test"), images=images)
+
+    def of(table, channels):
+        return read_all(table, size=8, channels=channels, fit="stretch", unreadable="refuse")
+
+    assert (of(table, 4).images == [200, 100, 50, 0]).all()
+    assert (of(table, 3).images == [200, 100, 50]).all()
+    assert (of(of(table, 3), 4).images == [200, 100, 50, 255]).all()
+    assert (of(of(table, 1), 4).images == [124, 124, 124, 255]).all()
+
+
+def test_masks_are_checked_with_their_photos(some_masked):
+    ((row, reason),) = check_photos(some_masked)
+    assert row == 3
+    assert "2.png: not an image" in reason
+    assert check_photos(dataclasses.replace(some_masked, mask=None)) == []
+
+
+def test_a_mask_of_another_aspect_is_found_before_training(some_masked):
+    saved(some_masked.root / "m", "2.png", left_half(8, 16))
+    ((row, reason),) = check_photos(some_masked)
+    assert (row, "16 x 8 and the photo 8 x 8" in reason) == (3, True)
+
+
+def test_small_jpegs_have_the_aspect_of_their_masks_when_they_are_checked(tmp_path):
+    saved(tmp_path, "a.jpg", noise(33, 100))  # an eighth of it, rounded up, is 5 x 13
+    saved(tmp_path, "m.png", left_half(33, 100))
+    table = dataclasses.replace(table_of(tmp_path, ["a.jpg"]), mask=np.array(["m.png"]))
+    assert check_photos(table) == []
+
+
+def test_a_changed_mask_is_checked_again(some_masked):
+    check_photos(some_masked)
+    saved(some_masked.root / "m", "2.png", left_half(8, 8))
+    assert check_photos(some_masked) == []
+    (some_masked.root / "m" / "0.png").unlink()
+    assert [row for row, _ in check_photos(some_masked)] == [1]

@@ -17,6 +17,7 @@ from PIL import Image
 from fsl_jax.evaluation import report
 from fsl_jax.evaluation._report import charts
 from fsl_jax.evaluation._report.html import Markup, join, tag
+from fsl_jax.evaluation._report.pictures import data_uri
 from fsl_jax.evaluation._report.sections import STRONG
 
 EVIL = "<script>alert(\"1\")</script> & 'co'"
@@ -183,6 +184,13 @@ class TestPictures:
         assert decoded.shape == (256, 128, 3)
         np.testing.assert_allclose(decoded.mean((0, 1)), (200, 40, 90), atol=3)
 
+    @pytest.mark.parametrize("size", [28, 300])
+    def test_of_a_photo_with_a_mask_the_colours_are_shown(self, size):
+        image = photo(size, 4)
+        colours = np.ascontiguousarray(image[..., :3])
+        assert data_uri(image) == data_uri(colours)
+        assert self.decode(data_uri(image)).shape[2] == 3
+
     def test_only_photos_below_64_pixels_keep_square_pixels(self):
         kinds = [
             page_of(report.Strip("s", [report.Picture(photo(size))])).all("img")[0].get("class")
@@ -210,8 +218,28 @@ class TestPictures:
         ],
     )
     def test_what_is_no_photo_is_refused(self, image):
-        with pytest.raises(ValueError, match=r"picture 'coat' is .* expected uint8 \[h, w, 1 or 3\]"):
+        with pytest.raises(ValueError, match=r"picture 'coat' is .* expected uint8 \[h, w, 1, 3 or 4\]"):
             report.Picture(image, "coat")
+
+
+class TestPhotos:
+    def test_stand_side_by_side_with_number_caption_and_verdict(self):
+        pictures = [
+            report.Picture(photo(seed=i), f"coat {i}", right) for i, right in enumerate((None, False))
+        ]
+        page = page_of(report.Photos("The surest mistakes", pictures))
+        assert [image["alt"] for image in page.all("img")] == ["photo 1, coat 0", "photo 2, coat 1, wrong"]
+        assert len(page.all("li")) == len(page.all("figure")) == 2
+        assert "wide" in page.all("section")[0]["class"]
+        assert page.texts().count("The surest mistakes") == 2  # in the heading and in the links above
+
+    def test_captions_that_are_markup_stay_text(self):
+        page = page_of(report.Photos(EVIL, [report.Picture(photo(), EVIL)]))
+        assert not page.all("script")
+        assert page.all("img")[0]["alt"] == f"photo 1, {EVIL}"
+
+    def test_of_none_say_so(self):
+        assert "No pictures." in page_of(report.Photos("e", [])).texts()
 
 
 class TestEpisode:

@@ -182,3 +182,43 @@ class TestEnvironment:
         assert told["date"] == "2026-11-22"
         assert told["devices"] == "8 x cpu"
         assert told["numpy"] == np.__version__
+
+
+class TestConfusions:
+    CONFUSION = np.array([[6, 2, 0, 0], [0, 0, 0, 0], [1, 0, 1, 2], [0, 0, 0, 5]])
+    NAMES = ("boots", "coats", "tees", "totes")
+
+    def test_are_shares_of_each_names_photos_those_with_the_most_first(self):
+        part = report.confusion_grid("Confusions", self.CONFUSION, self.NAMES, most=4)
+        assert part.columns == ["boots", "totes", "tees", "coats"]
+        assert part.rows == ["boots (8)", "totes (5)", "tees (4)", "coats (0)"]
+        nothing = np.nan
+        expected = [
+            [0.75, nothing, nothing, 0.25],
+            [nothing, 1.0, nothing, nothing],
+            [0.25, 0.5, 0.25, nothing],
+            [nothing] * 4,
+        ]
+        np.testing.assert_array_equal(part.values, expected)
+        assert "75 %" in report.render("Demo", [part])
+
+    def test_of_many_names_keep_the_most_frequent_and_add_up_the_others(self):
+        part = report.confusion_grid("Confusions", self.CONFUSION, self.NAMES, most=2)
+        assert part.columns == ["boots", "totes", "2 others"]
+        assert part.rows == ["boots (8)", "totes (5)", "2 others (4)"]
+        # "tees" for boots once and for totes twice, and once for itself, which is one of the others.
+        expected = [[0.75, np.nan, 0.25], [np.nan, 1.0, np.nan], [0.25, 0.5, 0.25]]
+        np.testing.assert_array_equal(part.values, expected)
+
+    def test_count_every_photo_whatever_is_shown(self):
+        confusion = np.random.default_rng(0).integers(0, 9, (7, 7))
+        names = [f"n{i}" for i in range(7)]
+        for most in (1, 3, 6, 7, 20):
+            part = report.confusion_grid("Confusions", confusion, names, most=most)
+            assert len(part.rows) == len(part.columns) == (most + 1 if most < 7 else 7)
+            assert sum(int(row.rpartition("(")[2][:-1]) for row in part.rows) == confusion.sum()
+            np.testing.assert_allclose(np.nansum(part.values, axis=1), 1)
+
+    def test_of_equal_counts_keep_the_order_of_the_names(self):
+        part = report.confusion_grid("Confusions", np.ones((3, 3), int), ("c", "b", "a"), most=2)
+        assert part.columns == ["c", "b", "1 others"]

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def random_variables(model, images, *, seed=0):
-    """Random parameters and statistics of the right shapes, as `model.init` would give."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, statistics="running"))
+def random_variables(model, images, *, seed=0, statistics="running"):
+    """Random parameters and statistics of the right shapes, as `model.init` would give; heads take no statistics."""
+    call = {} if statistics is None else {"statistics": statistics}
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, **call))
     rng = np.random.default_rng(seed)
 
     def values(path, shape):

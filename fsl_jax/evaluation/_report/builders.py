@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from fsl_jax.evaluation._report.parts import Bars, Curve, EpisodePicture, Figures, Note, Picture, Strip
+from fsl_jax.evaluation._report.parts import (
+    Bars,
+    Curve,
+    EpisodePicture,
+    Figures,
+    Grid,
+    Note,
+    Picture,
+    Strip,
+)
 from fsl_jax.evaluation._report.scale import figure, is_share, percent
 
 Photo = UInt8[np.ndarray, "h w c"]
@@ -247,6 +256,34 @@ def bars_by_category(title: str, figures: Mapping[str, tuple[float, int]]) -> Ba
     """
     ordered = sorted(figures.items(), key=lambda item: (math.isnan(item[1][0]), -item[1][0]))
     return Bars(title, dict(ordered))
+
+
+def confusion_grid(title: str, confusion: Int[np.ndarray, "c c"], names: Sequence[str], *, most: int) -> Grid:
+    """Draws what photos of each name were taken for, as shares of its photos.
+
+    Args:
+      title: Heading.
+      confusion: Photos by true (rows) and predicted name (columns).
+      names: Of both.
+      most: So many names are shown, those with the most photos; all others are one row and one column.
+
+    Returns:
+      A heat map; a share of 0, and a row without photos, is empty.
+    """
+    counts = np.asarray(confusion)
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    shown, others = (order, order[:0]) if len(order) <= most else (order[:most], order[most:])
+    heads = [names[i] for i in shown]
+    table = counts[np.ix_(shown, shown)]
+    if len(others):
+        right, below = counts[np.ix_(shown, others)].sum(axis=1), counts[np.ix_(others, shown)].sum(axis=0)
+        corner = counts[np.ix_(others, others)].sum()
+        table = np.block([[table, right[:, None]], [below[None, :], np.array([[corner]])]])
+        heads.append(f"{len(others)} others")
+    photos = table.sum(axis=1, keepdims=True)
+    shares = np.divide(table, photos, out=np.full(table.shape, np.nan), where=(photos > 0) & (table > 0))
+    return Grid(title, heads, [f"{head} ({int(n):,})" for head, n in zip(heads, photos[:, 0], strict=True)],
+                shares, ".0%")  # fmt: skip
 
 
 def environment_note(command: str | Sequence[str], *, date: str, title: str = "How this was made") -> Note:

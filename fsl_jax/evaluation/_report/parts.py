@@ -12,7 +12,7 @@ class Picture:
     """One photo, and whether what was predicted for it is right.
 
     Attributes:
-      image: Grey (1 channel) or colour (3 channels).
+      image: Grey (1 channel) or colour (3 channels); a mask (4 channels) is not shown.
       caption: Shown below the photo.
       right: True draws a tick, False a cross, None neither.
 
@@ -26,10 +26,10 @@ class Picture:
 
     def __post_init__(self) -> None:
         shape = self.image.shape
-        if self.image.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
+        if self.image.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3, 4) or 0 in shape:
             raise ValueError(
                 f"picture {self.caption!r} is {self.image.dtype} {list(shape)}; expected uint8 "
-                "[h, w, 1 or 3], one photo as it was read"
+                "[h, w, 1, 3 or 4], one photo as it was read"
             )
 
 
@@ -130,6 +130,19 @@ class Strip:
 
 
 @dataclasses.dataclass(frozen=True)
+class Photos:
+    """Photos side by side, each with its caption.
+
+    Attributes:
+      title: Heading.
+      pictures: In the order shown.
+    """
+
+    title: str
+    pictures: Sequence[Picture]
+
+
+@dataclasses.dataclass(frozen=True)
 class EpisodePicture:
     """One few-shot episode: a row a label, with its support and its query photos.
 
@@ -183,4 +196,4 @@ class Note:
     text: str
 
 
-Part = Curve | Figures | Grid | Strip | EpisodePicture | Bars | Note
+Part = Curve | Figures | Grid | Strip | Photos | EpisodePicture | Bars | Note

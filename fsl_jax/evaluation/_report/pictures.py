@@ -17,12 +17,12 @@ def data_uri(image: UInt8[np.ndarray, "h w c"]) -> str:
     """Encodes a photo as a data URI.
 
     Args:
-      image: 1 or 3 channels.
+      image: 1, 3 or 4 channels; the fourth, a mask, is not shown.
 
     Returns:
       PNG with the same pixels up to `LOSSLESS` a side; above, JPEG of at most `LARGEST` a side.
     """
-    photo = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    photo = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image[..., :3])
     buffer = io.BytesIO()
     if max(photo.size) <= LOSSLESS:
         photo.save(buffer, "PNG", optimize=True)

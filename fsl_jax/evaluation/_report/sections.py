@@ -15,6 +15,7 @@ from fsl_jax.evaluation._report.parts import (
     Grid,
     Note,
     Part,
+    Photos,
     Picture,
     Strip,
 )
@@ -36,7 +37,7 @@ def section(part: Part, *, number: int) -> Markup:
         _body(part),
         id=f"part-{number}",
         aria_labelledby=heading,
-        class_="wide" if isinstance(part, Strip | EpisodePicture | Note) else None,
+        class_="wide" if isinstance(part, Strip | Photos | EpisodePicture | Note) else None,
     )
 
 
@@ -52,6 +53,8 @@ def _body(part: Part) -> Markup:
             return heat_map(part)
         case Strip():
             return strip(part)
+        case Photos():
+            return photos(part)
         case EpisodePicture():
             return episode(part)
         case Note():
@@ -115,6 +118,14 @@ def strip(part: Strip) -> Markup:
         return tag("p", "No pictures.", class_="empty")
     photos = (photo(picture, "query" if i == 0 else f"rank {i}") for i, picture in enumerate(part.pictures))
     items = (tag("li", figure, class_="asked" if i == 0 else None) for i, figure in enumerate(photos))
+    return tag("ul", *items, class_="photos")
+
+
+def photos(part: Photos) -> Markup:
+    """Writes photos in a row that wraps."""
+    if not part.pictures:
+        return tag("p", "No pictures.", class_="empty")
+    items = (tag("li", photo(picture, f"photo {i}")) for i, picture in enumerate(part.pictures, start=1))
     return tag("ul", *items, class_="photos")
 
 

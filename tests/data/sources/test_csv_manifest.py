@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import logging
+from ml_collections import ConfigDict
 
 from fsl_jax.data.sources import csv_manifest
 
@@ -41,6 +42,14 @@ def test_reads_every_column_of_the_contract(tmp_path):
     assert table.attributes.values.tolist() == [[True, True], [True, False], [False, False]]
     assert table.text.tolist() == ['A bag, "large"', "", "NA"]
     assert table.file(0) == tmp_path / "i" / "1.jpg"
+
+
+def test_mask_files_lie_where_the_photos_do_and_may_be_left_out(tmp_path):
+    manifest(tmp_path, "path,mask,label\nb\\2.jpg,m\\2.png,b\n1.jpg,,a\n")
+    table = csv_manifest.load(tmp_path, EVERYTHING, photos="images")
+    assert table.mask.tolist() == ["", "m/2.png"]
+    assert [table.mask_file(row) for row in range(2)] == [None, tmp_path / "images/m/2.png"]
+    assert csv_manifest.load(manifest(tmp_path, FULL), EVERYTHING).mask is None
 
 
 def test_path_and_label_are_enough_and_labels_are_dealt_whole(tmp_path):
@@ -94,6 +103,70 @@ def test_levels_can_be_named(tmp_path):
     assert list(csv_manifest.load(tmp_path, EVERYTHING, levels="category").levels) == ["category"]
     with pytest.raises(ValueError, match=r"'categry', which is no column; .*did you mean 'category'"):
         csv_manifest.load(tmp_path, EVERYTHING, levels=["categry"])
+
+
+IN_SHOP = """image_file,p_id,type,label,colour
+img/1.jpg,id_7,query,WOMEN,red
+__MACOSX/._1.jpg,id_7,query,WOMEN,red
+img\\2.jpg,id_8,gallery,MEN,NA
+"""
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"path": "image_file", "label": "p_id", "role": "type"},
+        ("path=image_file", "label=p_id", "role=type"),
+        ["path = image_file", "label= p_id", "role =type"],
+        ConfigDict({"path": "image_file", "label": "p_id", "role": "type"}),
+    ],
+)
+def test_columns_may_have_names_of_their_own(tmp_path, columns):
+    table = csv_manifest.load(
+        manifest(tmp_path, IN_SHOP), EVERYTHING, columns=columns, levels=("image_file", "p_id")
+    )
+    assert table.path.tolist() == ["img/1.jpg", "img/2.jpg"]
+    assert table.label.names == table.levels["p_id"].names == ("id_7", "id_8")
+    assert table.role.tolist() == ["query", "gallery"]
+    assert [path for path, _ in csv_manifest.skipped(tmp_path, columns=columns)] == ["__MACOSX/._1.jpg"]
+
+
+def test_one_column_is_renamed_by_a_single_text(tmp_path):
+    table = csv_manifest.load(manifest(tmp_path, "path,p_id\n1.jpg,a\n"), EVERYTHING, columns="label=p_id")
+    assert table.label.names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"lable": "p_id"}, "columns has 'lable', which is no name .*did you mean 'label'"),
+        ({"label": "pid"}, "columns has label=pid, and .*manifest.csv has no 'pid'; .*did you mean 'p_id'"),
+        ("p_id", "columns has 'p_id'; expected .* such as path=image_file"),
+        (("label=p_id", "label=type"), "columns has 'label' twice"),
+        (None, "no column 'path'; known: image_file, .*columns=path=ITS_NAME"),
+    ],
+)
+def test_renamings_that_do_not_fit_are_named(tmp_path, columns, message):
+    with pytest.raises(ValueError, match=message):
+        csv_manifest.load(manifest(tmp_path, IN_SHOP), EVERYTHING, columns=columns)
+
+
+def test_columns_with_one_value_become_attributes(tmp_path):
+    manifest(tmp_path, "path,label,colour,size\n1.jpg,a,red,\n2.jpg,b,NA,36\n")
+    got = csv_manifest.load(tmp_path, EVERYTHING, attribute_columns=("colour", "size")).attributes
+    assert got.names == ("colour=red", "size=36")
+    assert got.values.tolist() == [[True, False], [False, True]]
+    assert got.known.tolist() == [[True, False], [False, True]]
+    assert csv_manifest.load(tmp_path, EVERYTHING, attribute_columns="size").attributes.names == ("size=36",)
+    with pytest.raises(ValueError, match=r"attribute_columns has 'color', which is no column; .*'colour'"):
+        csv_manifest.load(tmp_path, EVERYTHING, attribute_columns="color")
+
+
+def test_columns_with_one_value_go_beside_the_listed_attributes(tmp_path):
+    got = csv_manifest.load(manifest(tmp_path, FULL), EVERYTHING, attribute_columns="camera").attributes
+    assert got.names == ("colour=red", "material=wool", "camera=north", "camera=south")
+    assert got.values.astype(int).tolist() == [[1, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
+    assert got.known is None
 
 
 def test_labels_that_look_like_numbers_stay_text(tmp_path):
