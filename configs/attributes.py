@@ -52,10 +52,7 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     config.eval.best = "attributes/auc"
     if name == "luma":
-        presets.luma(config)
-        presets.categories_alone(config)
-        config.sampler.options.batch = 48
-        config.optimizer.rules = (("network/body/(stem|block[1-8])/.*", 0.0), ("objective/.*", 10.0))
+        presets.luma_categories(config, network="network/body")
     elif name == "fashion_small":
         _fashion_small(config)
     elif name == "smoke":

@@ -52,10 +52,7 @@ def get_config(preset: str = "") -> ConfigDict:
     if name == "fashion_small":
         presets.fashion_small(config)
     elif name == "luma":
-        presets.luma(config)
-        presets.categories_alone(config)
-        config.sampler.options.batch = 48
-        config.optimizer.rules = (("network/(stem|block[1-8])/.*", 0.0), ("objective/.*", 10.0))
+        presets.luma_categories(config, network="network")
     elif name == "paper":
         _paper(config)
     elif name == "smoke":

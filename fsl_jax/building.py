@@ -144,8 +144,8 @@ def _check_frozen(config: ConfigDict) -> None:
         )
     if config.data.channels == 4:
         raise ValueError(
-            "config.model.frozen takes features of colours alone, so the mask of config.data.channels=4 is not seen: set "
-            "it to 3, or freeze by --config.optimizer.rules"
+            "config.model.frozen takes features of colours alone, and does not see the mask of config.data.channels=4: "
+            "set it to 3, or freeze by --config.optimizer.rules"
         )
     changes = [name for name, value in config.augment.items() if value]
     if changes:

@@ -9,6 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 
+LISTED = 40
+"""So many choices are all listed in a message; of more, those that are nearest."""
+
+
 def known(package: str) -> list[str]:
     """Lists the modules of a package, in the order of the alphabet."""
     path = importlib.import_module(package).__path__
@@ -19,6 +23,9 @@ def closest(name: str, choices: list[str]) -> str:
     """Says what the user may have meant, and what there is."""
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if len(choices) > LISTED:
+        likely = difflib.get_close_matches(name, choices, n=LISTED // 4, cutoff=0.1) or choices[: LISTED // 4]
+        return f"the nearest of {len(choices)}: {', '.join(likely)}{hint}"
     return f"known: {', '.join(choices) or 'none'}{hint}"
 
 

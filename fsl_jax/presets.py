@@ -55,6 +55,20 @@ def categories_alone(config: ConfigDict) -> None:
     config.eval.update({"retrieval": False, "best": best})
 
 
+def luma_categories(config: ConfigDict, *, network: str) -> None:
+    """Fine-tunes EfficientNet-Lite0 on a shop's catalogue for its categories and attributes.
+
+    Args:
+      config: Changed.
+      network: Where in the method's parameters the network's lie.
+    """
+    luma(config)
+    config.model.head.update({"sizes": (), "whitened": 0.0})
+    categories_alone(config)
+    config.sampler.options.batch = 48
+    config.optimizer.rules = ((f"{network}/(stem|block[1-8])/.*", 0.0), ("objective/.*", 10.0))
+
+
 def fashion_small(config: ConfigDict) -> None:
     """Trains heads on frozen features of the small photos of fashion_products, which are 60 x 80 as published."""
     config.data.update({"source": "fashion_products", "size": 96})

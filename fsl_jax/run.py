@@ -277,6 +277,7 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
     run, table, plan = planned(config, workdir, command)
     val = run.judge(load_table(config, config.eval.split)) if config.eval.every else None
     test = run.judge(load_table(config, config.eval.test_split))
+    run.first_state(table)  # where a rule of the optimiser matches nothing, it says so here
     open_workdir(config, workdir)
     table = run.as_trained_on(table)
 

@@ -111,3 +111,98 @@ def test_prepare_says_what_to_get_by_hand(tmp_path):
     result = fsl_jax("prepare", "--source", "fashion_mnist", "--root", tmp_path)
     assert result.exit_code == 1
     assert "Debian package" in result.stderr
+
+
+def predictor_of_mean_red(workdir):
+    """Stands for a trained run: a photo is "bright" to the degree of its red."""
+    import jax
+
+    from fsl_jax.data.augment import Preprocess
+    from fsl_jax.predictor import Predictor
+    from fsl_jax.taxonomy import Level, Taxonomy
+
+    assert str(workdir) == "run"
+    preprocess = Preprocess(size=4, channels=3, fit="pad", mean=(0.0,), std=(1.0,))
+    taxonomy = Taxonomy((Level("kind", ("bright", "dark"), (), (5, 5)),), ("reddish",), (5,), (5,))
+
+    @jax.jit
+    def classify(images):
+        red = preprocess(images)[..., 0].mean((1, 2))
+        return {"levels": (jax.numpy.stack([red, 1 - red], 1),), "attributes": red[:, None]}
+
+    return Predictor(classify, preprocess, taxonomy)
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """A bright photo and a dark one, and a model that tells them apart."""
+    from fsl_jax import run
+
+    monkeypatch.setattr(run, "predictor_of", predictor_of_mean_red)
+    (tmp_path / "two").mkdir()
+    for name, red in (("bright", 255), ("dark", 51)):
+        Image.new("RGB", (4, 4), (red, 0, 0)).save(tmp_path / "two" / f"{name}.png")
+    return tmp_path / "two"
+
+
+def predict(*arguments):
+    environment = {"COLUMNS": "200"}
+    arguments = ["predict", *map(str, arguments), "--workdir", "run"]
+    return CliRunner().invoke(app, arguments, env=environment)
+
+
+def test_predict_shows_a_table_with_a_row_a_photo(two):
+    result = predict(two / "dark.png", two / "bright.png")
+    assert result.exit_code == 0
+    dark, bright = (line for line in result.stdout.splitlines() if ".png" in line)
+    assert "dark.png" in dark
+    assert "dark 80%" in dark
+    assert "bright 100%" in bright
+    assert "reddish 100%" in bright
+    assert "reddish" not in dark
+
+
+def test_predict_prints_one_json_record_a_line(two):
+    result = predict(two, "--json", "--top", 2, "--threshold", 0.1)
+    assert result.exit_code == 0
+    bright, dark = map(json.loads, result.stdout.splitlines())
+    assert [one["photo"] for one in (bright, dark)] == [str(two / "bright.png"), str(two / "dark.png")]
+    assert [name["name"] for name in dark["levels"]["kind"]] == ["dark", "bright"]
+    assert dark["levels"]["kind"][1]["probability"] == pytest.approx(0.2, abs=1e-6)
+    assert dark["attributes"] == [{"name": "reddish", "probability": pytest.approx(0.2, abs=1e-6)}]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_predict_names_photos_that_it_cannot_read_and_ends_with_status_3(two, options):
+    (two / "broken.png").write_bytes(b"")
+    result = predict(two, *options)
+    assert result.exit_code == 3
+    assert result.stderr == "1 of 3 photos could not be read\n"
+    assert "empty file" in result.stdout
+    for name in ("bright.png", "dark.png"):
+        assert name in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("gone.png", "gone.png is not there; expected a photo"), ("empty", "no photo in ")],
+)
+def test_predict_without_a_photo_is_one_line_on_stderr_and_status_1(two, place, message):
+    (two / "empty").mkdir()
+    result = predict(two / "dark.png", two / place)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_predict_without_a_run_is_one_line_on_stderr_and_status_1(folder, tmp_path):
+    result = fsl_jax("predict", folder, "--workdir", tmp_path / "none")
+    assert result.exit_code == 1
+    assert "no run in" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [("--top", 0), ("--threshold", 1.5), ("--threshold", "high")])
+def test_predict_with_wrong_options_ends_with_status_2(two, options):
+    assert predict(two, *options).exit_code == 2

@@ -4,11 +4,13 @@ The one place that knows Orbax.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from flax import serialization
 
 from fsl_jax.training.state import TrainState
@@ -54,7 +56,8 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with _quiet(read_only):
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self.folder = folder
 
     def save(
@@ -130,3 +133,14 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written, and lets go of the folder."""
         self._manager.close()
+
+
+@contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Keeps Orbax from warning that a folder which is only read will not be written."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR if wanted else before)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 MISSING = "–"
 
 _SHARE = re.compile(
-    r"(?<![a-z])(?:(?:accuracy|chance|precision|recall|cmc|f1|m?ap|(?:top|rank)[-_ ]?\d+)(?![a-z])|[rp]@)",
+    r"(?<![a-z])(?:(?:accuracy|chance|consistency|precision|recall|cmc|f1|auc|m?ap|(?:top|rank)[-_ ]?\d+)(?![a-z])"
+    r"|[rp]@)",
     re.IGNORECASE,
 )
 

@@ -24,6 +24,8 @@ from fsl_jax.evaluation._report.scale import MISSING, percent
 
 TINY = 64
 """Photos below this size are enlarged with their pixels kept square."""
+WIDE_COLUMNS = 6
+"""From more columns on a grid does not fit beside another part."""
 STRONG = 0.63
 """From this share of the colour on, a cell has letters of the other shade; here both shades have 4.5:1."""
 
@@ -37,8 +39,14 @@ def section(part: Part, *, number: int) -> Markup:
         _body(part),
         id=f"part-{number}",
         aria_labelledby=heading,
-        class_="wide" if isinstance(part, Strip | Photos | EpisodePicture | Note) else None,
+        class_="wide" if _is_wide(part) else None,
     )
+
+
+def _is_wide(part: Part) -> bool:
+    """Whether a part gets the whole width of the page."""
+    many_columns = isinstance(part, Grid) and len(part.columns) > WIDE_COLUMNS
+    return many_columns or isinstance(part, Strip | Photos | EpisodePicture | Note)
 
 
 def _body(part: Part) -> Markup:
