@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,16 @@ class Embedder:
     digest: str
 
 
-def digest_of(variables: Any, preprocess: Preprocess) -> str:
-    """Returns a checksum of all weights by name, and of how photos are prepared."""
-    checksum = hashlib.sha256(json.dumps(dataclasses.asdict(preprocess), sort_keys=True).encode())
+def digest_of(variables: Any, preprocess: Preprocess, *, options: Mapping[str, Any]) -> str:
+    """Returns a checksum of all weights by name, of how photos are prepared, and of the network's options.
+
+    Args:
+      variables: The weights.
+      preprocess: How photos are prepared.
+      options: What changes the embeddings besides, such as {"pooling": "max"}; plain JSON values.
+    """
+    how = {**dataclasses.asdict(preprocess), **({"options": dict(options)} if options else {})}
+    checksum = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for name, value in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
         array = np.asarray(value)
         checksum.update(f"{name} {array.shape} {array.dtype}".encode())
@@ -72,7 +79,7 @@ def published(name_or_path: str, *, fit: str) -> Embedder:
     def embed(images: Array) -> Array:
         return loaded.model.apply(loaded.variables, preprocess(images), statistics="running")[0]
 
-    return Embedder(embed, preprocess, digest_of(loaded.variables, preprocess))
+    return Embedder(embed, preprocess, digest_of(loaded.variables, preprocess, options={}))
 
 
 def embed_to_file(embedder: Embedder, table: Table, file: Path, *, block: int) -> dict[str, Any]:

@@ -234,10 +234,18 @@ class Run:
         """Takes the features of photos, where the network stays as it is."""
         if self.features is None or table.has_features:
             return table
+        return embedder.features_of(self._frozen, table, mesh=self.mesh, block=64)
+
+    @functools.cached_property
+    def _frozen(self) -> embedder.Embedder:
+        """The network that stays as it is, compiled once for all splits."""
         take = self.features
+        assert take is not None
         embed = jax.jit(lambda images: take(self.preprocess(images))[0])
-        frozen = embedder.Embedder(embed, self.preprocess, embedder.digest_of(self.weights, self.preprocess))
-        return embedder.features_of(frozen, table, mesh=self.mesh, block=64)
+        options = as_json(self.config.model)["options"]
+        return embedder.Embedder(
+            embed, self.preprocess, embedder.digest_of(self.weights, self.preprocess, options=options)
+        )
 
     def described(self, table: Table) -> dict[str, Any]:
         """Returns what a checkpoint says beside its state."""
@@ -385,7 +393,9 @@ def embedder_of(workdir: Path) -> embedder.Embedder:
     run, variables = _restored(workdir)
     embed = jax.jit(lambda images: run.algorithm.outputs(variables, run.preprocess(images))["embedding"])
     weights = {"params": variables.params, **variables.collections}
-    return embedder.Embedder(embed, run.preprocess, embedder.digest_of(weights, run.preprocess))
+    options = {name: as_json(run.config)[name] for name in ("model", "algorithm")}
+    digest = embedder.digest_of(weights, run.preprocess, options=options)
+    return embedder.Embedder(embed, run.preprocess, digest)
 
 
 def predictor_of(workdir: Path) -> Predictor:

@@ -109,13 +109,18 @@ def test_what_another_model_left_is_not_taken(shop, tmp_path, monkeypatch):
 def test_a_digest_depends_on_weights_names_and_preprocessing():
     weights = {"params": {"kernel": jnp.ones(3)}}
     digests = {
-        embedder.digest_of(weights, PREPROCESS),
-        embedder.digest_of({"params": {"kernel": jnp.zeros(3)}}, PREPROCESS),
-        embedder.digest_of({"params": {"bias": jnp.ones(3)}}, PREPROCESS),
-        embedder.digest_of(weights, Preprocess(size=9, channels=3, fit="pad", mean=(0.5,), std=(0.5,))),
+        embedder.digest_of(weights, PREPROCESS, options={}),
+        embedder.digest_of(weights, PREPROCESS, options={"pooling": "max"}),
+        embedder.digest_of({"params": {"kernel": jnp.zeros(3)}}, PREPROCESS, options={}),
+        embedder.digest_of({"params": {"bias": jnp.ones(3)}}, PREPROCESS, options={}),
+        embedder.digest_of(
+            weights, Preprocess(size=9, channels=3, fit="pad", mean=(0.5,), std=(0.5,)), options={}
+        ),
     }
-    assert len(digests) == 4
-    assert embedder.digest_of({"params": {"kernel": np.ones(3, np.float32)}}, PREPROCESS) in digests
+    assert len(digests) == 5
+    assert (
+        embedder.digest_of({"params": {"kernel": np.ones(3, np.float32)}}, PREPROCESS, options={}) in digests
+    )
 
 
 def test_features_are_read_in_place_of_photos(shop, tmp_path):

@@ -111,13 +111,36 @@ def _squares(params: Params) -> Scalar:
     return sum((jnp.sum(jnp.square(kernel)) for kernel in kernels), jnp.zeros(()))
 
 
-def checked(*, loss: str, loss_options: dict[str, Any], balance_rule: Rule) -> Callable[..., PerItem]:
-    """Returns the loss of the attributes with its options.
+def checked(
+    *,
+    loss: str,
+    loss_options: dict[str, Any],
+    rule: Rule,
+    beta: float,
+    shares: dict[str, float],
+    penalty: float,
+) -> Callable[..., PerItem]:
+    """Returns the loss of the attributes with its options; what is out of range is said before a run begins.
+
+    Args:
+      loss: Of `losses.multilabel.LOSSES`.
+      loss_options: Its own.
+      rule: Of `losses.balance`.
+      beta: Of the rule "class_balanced".
+      shares: Options that are 0 to below 1, by name.
+      penalty: At least 0.
 
     Raises:
-      ValueError: The loss, an option or the rule is unknown.
+      ValueError: A name or option is unknown or out of its range.
     """
     if loss not in multilabel.LOSSES:
         raise ValueError(f"{SECTION}.loss is {loss!r}; {closest(loss, list(multilabel.LOSSES))}")
-    balance.name_weights(np.zeros(1, int), rule=balance_rule)
-    return bound(multilabel.LOSSES[loss], loss_options, f"{SECTION}.loss_options", given=("weights",))
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{SECTION}.{name} is {share}; expected 0 to below 1")
+    if penalty < 0:
+        raise ValueError(f"{SECTION}.penalty is {penalty}; expected at least 0, and 0 for none")
+    balance.name_weights(np.ones(1, int), rule=rule, beta=beta)
+    whole = bound(multilabel.LOSSES[loss], loss_options, f"{SECTION}.loss_options", given=("weights",))
+    whole(jnp.zeros((1, 1)), jnp.ones((1, 1), jnp.int32))  # which says what it does not take
+    return whole

@@ -85,7 +85,14 @@ def make(
             "method 'attributes' needs attributes, such as a csv column attributes; see also "
             "config.data.targets.attributes and .least"
         )
-    attribute_loss = checked(loss=loss, loss_options=dict(loss_options or {}), balance_rule=balance)
+    attribute_loss = checked(
+        loss=loss,
+        loss_options=dict(loss_options or {}),
+        rule=balance,
+        beta=beta,
+        shares={"dropout": dropout},
+        penalty=penalty,
+    )
     return Attributes(
         network=SemanticNetwork(body, fusion, semantic, parts, width),
         norm=body.norm,

@@ -82,7 +82,14 @@ def make(
             "method 'hierarchy' needs levels, such as a csv column category: without any, take method 'attributes'"
         )
     sizes = tuple(len(level.names) for level in taxonomy.levels)
-    attribute_loss = checked(loss=loss, loss_options=dict(loss_options or {}), balance_rule=balance)
+    attribute_loss = checked(
+        loss=loss,
+        loss_options=dict(loss_options or {}),
+        rule=balance,
+        beta=beta,
+        shares={"dropout": dropout, "smoothing": smoothing},
+        penalty=penalty,
+    )
     options: dict[str, Any] = {"width": width, "dropout": dropout}
     options |= {"parents": taxonomy.parents} if HEADS[heads] is FlatHeads else {}
     return Hierarchy(

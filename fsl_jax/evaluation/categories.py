@@ -158,9 +158,11 @@ class CategoryJudge:
         for level, counts in zip(self.taxonomy.levels, counted.levels, strict=False):
             figures |= {f"{level.name}/{name}": value for name, value in counts.figures().items()}
         if counted.levels:
-            of_levels = [counts.figures() for counts in counted.levels]
+            # A level of which nothing is known in this split has no figure.
+            of_levels = [own for own in (counts.figures() for counts in counted.levels) if own["count"]]
             for name in ("accuracy", "f1"):
-                figures[f"levels/{name}"] = float(np.mean([own[name] for own in of_levels]))
+                found = [own[name] for own in of_levels]
+                figures[f"levels/{name}"] = float(np.mean(found)) if found else float("nan")
         figures |= counted.tree.figures() if counted.tree is not None else {}
         if counted.attributes is not None:
             figures |= {f"attributes/{name}": value for name, value in counted.attributes.figures().items()}
