@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fsl_jax.search import commands as search_commands
+from fsl_jax.search import few_shot_commands
+
 app = typer.Typer(
     help="Few-shot learning and image retrieval.", no_args_is_help=True, pretty_exceptions_show_locals=False
 )
@@ -231,3 +234,10 @@ def profile(
     Console().print(as_table(figures))
     if trace is not None:
         typer.echo(f"trace: {trace}")
+
+
+# Their modules import no more than typer before they are called.
+app.add_typer(search_commands.index_app, name="index")
+app.command()(search_commands.search)
+app.command()(few_shot_commands.classify)
+app.command()(few_shot_commands.enrol)

@@ -8,7 +8,6 @@ import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-
 LISTED = 40
 """So many choices are all listed in a message; of more, those that are nearest."""
 

@@ -37,7 +37,7 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
             write(stream)
         os.replace(name, file)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
 
 
