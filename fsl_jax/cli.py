@@ -10,6 +10,7 @@ import typer
 
 from fsl_jax.search import commands as search_commands
 from fsl_jax.search import few_shot_commands
+from fsl_jax.serving import commands as serving_commands
 
 app = typer.Typer(
     help="Few-shot learning and image retrieval.", no_args_is_help=True, pretty_exceptions_show_locals=False
@@ -241,3 +242,4 @@ app.add_typer(search_commands.index_app, name="index")
 app.command()(search_commands.search)
 app.command()(few_shot_commands.classify)
 app.command()(few_shot_commands.enrol)
+app.command()(serving_commands.serve)
