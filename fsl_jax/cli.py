@@ -11,6 +11,7 @@ import typer
 from fsl_jax.search import commands as search_commands
 from fsl_jax.search import few_shot_commands
 from fsl_jax.serving import commands as serving_commands
+from fsl_jax.serving import export_command
 
 app = typer.Typer(
     help="Few-shot learning and image retrieval.", no_args_is_help=True, pretty_exceptions_show_locals=False
@@ -243,3 +244,4 @@ app.command()(search_commands.search)
 app.command()(few_shot_commands.classify)
 app.command()(few_shot_commands.enrol)
 app.command()(serving_commands.serve)
+app.command()(plain_errors()(export_command.export))
