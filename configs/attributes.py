@@ -58,6 +58,7 @@ def get_config(preset: str = "") -> ConfigDict:
     elif name == "smoke":
         presets.smoke(config)
         presets.categories_alone(config)
+        config.data.size = 32  # of 28 px the last map has a single place, where there is nothing to weigh
         config.sampler.options.batch = 16
     elif name:
         raise unknown_preset(name, "attributes.py", KNOWN)

@@ -168,7 +168,7 @@ class SemanticNetwork(nn.Module):
         seen = nn.Dense(self.width, name="seen")(maps)
         together = nn.relu(nn.Dense(self.width, name="together")(jnp.concatenate([seen, embedded], axis=-1)))
         fused = maps + nn.Dense(maps.shape[-1], kernel_init=zeros, name="added")(together)
-        scores = nn.Dense(1, kernel_init=zeros, name="places")(together)
+        scores = nn.Dense(1, use_bias=False, kernel_init=zeros, name="places")(together)
         return _weighted_mean(fused, jax.nn.softmax(scores, axis=(1, 2)))
 
 

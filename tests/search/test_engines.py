@@ -370,7 +370,7 @@ def test_places_that_the_probed_lists_do_not_fill_hold_no_row(case):
 def test_an_index_is_built_the_same_twice(case):
     queries, gallery = clustered(2000, 16, 10)
     first, second = (
-        engines.make("faiss", gallery, kind="ivf", probes=1).search(queries, 10) for _ in range(2)
+        engines.make("faiss", gallery, kind="ivf", lists=10, probes=1).search(queries, 10) for _ in range(2)
     )
     np.testing.assert_array_equal(first.rows, second.rows)
 
