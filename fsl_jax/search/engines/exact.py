@@ -36,15 +36,14 @@ TILE = 8192
 """Gallery rows of one product, at most."""
 ROUNDED_TO = 128
 """Tiles hold a multiple of so many rows: vector units like it, and groups fit."""
-CHUNK_TILES = 8
-"""Tiles of which a device holds the scores at once. Each has a buffer of its own: one of more than 32 MB would be
-fetched anew from the system for every block, at half the product's cost."""
+CHUNK_TILES = 4
+"""Tiles of which a device holds the scores at once. On a CPU 8 were slower: memory beyond 32 MB is fetched anew each
+time."""
 LARGEST_BLOCK = {"cpu": 128}
 LARGEST_BLOCK_OF_OTHERS = 1024
-"""Queries that are multiplied at once: 32 MB of scores on a CPU, 256 MB elsewhere."""
+"""Queries that are multiplied at once: 16 MB of scores on a CPU, 128 MB elsewhere."""
 
 Tiles = tuple[Float[Array, "rows d"], ...]
-Scores = tuple[Float[Array, "devices b columns"], ...]
 Best = tuple[Float[Array, "devices b k"], Int[Array, "devices b k"]]
 
 
@@ -90,12 +89,8 @@ class Exact:
 
     def _start(self, block: Float[np.ndarray, "b d"], k: int) -> tuple[Array, Array]:
         """Starts the search of one block; returns scores and rows, [b, k], before they are there."""
-        multiply = _multiplier(self._mesh, self._rows, len(self._chunks))
-        select = _selector(self._mesh, k, self._rows, len(self._chunks))
-        parts = []
-        for number, tiles in enumerate(self._chunks):
-            scores, maxima = multiply(block, tiles, np.int32(number))
-            parts.append(select(scores, maxima, np.int32(number)))
+        find = _chunk_finder(self._mesh, k, self._rows, len(self._chunks))
+        parts = [find(block, tiles, np.int32(number)) for number, tiles in enumerate(self._chunks)]
         return _merger(self._mesh, k)(parts)
 
     def _blocks(self, queries: int) -> Iterator[tuple[slice, int]]:
@@ -167,32 +162,29 @@ def _rounded(k: int) -> int:
 
 
 @functools.cache
-def _multiplier(mesh: Mesh, rows: int, chunks: int) -> Callable[..., tuple[Scores, Scores]]:
-    """Returns the program that multiplies a block of queries with one chunk on each device.
+def _chunk_finder(mesh: Mesh, k: int, rows: int, chunks: int) -> Callable[..., Best]:
+    """Returns the program that finds the best rows of one chunk on each device.
 
     Args:
       mesh: The devices.
+      k: How many rows.
       rows: Of the gallery; those beyond are filling.
       chunks: How many chunks each device holds.
 
     Returns:
-      `multiply(queries [b d], tiles, number) -> (scores, maxima)`, for each tile [devices, b, rows] and, of each group
-      of rows, [devices, b, groups]. Maxima leave filling rows out, scores do not.
+      `find(queries [b d], tiles, number) -> (scores, rows)`, each [devices, b, k at most]. Places beyond a device's
+      rows have the score -inf.
     """
 
-    def multiply(queries: Float[Array, "b d"], tiles: Tiles, number: Int[Array, ""]) -> tuple[Scores, Scores]:
-        scores = [lax.optimization_barrier(_product(queries, tile)) for tile in tiles]
-        valid = rows - _first_row(sum(map(len, tiles)), number, chunks)
-        starts = itertools.accumulate((len(tile) for tile in tiles), initial=0)
-        maxima = [_maxima(each, valid - start) for each, start in zip(scores, starts, strict=False)]
-        return tuple(each[None] for each in scores), tuple(each[None] for each in maxima)
+    def find(queries: Float[Array, "b d"], tiles: Tiles, number: Int[Array, ""]) -> Best:
+        width = sum(map(len, tiles))
+        first = (lax.axis_index(AXIS) * chunks + number) * width
+        scores = jnp.concatenate([_product(queries, tile) for tile in tiles], axis=1)
+        scores = lax.optimization_barrier(scores)  # computed once, read twice
+        best, columns = _best(scores, min(k, width), valid=rows - first)
+        return best[None], (first + columns)[None]
 
-    return jax.jit(over_rows(mesh, multiply, spread=(False, True, False), results=P(AXIS)))
-
-
-def _first_row(width: int, number: Int[Array, ""], chunks: int) -> Int[Array, ""]:
-    """Returns the gallery row that this device's part of a chunk begins with."""
-    return (lax.axis_index(AXIS) * chunks + number) * width
+    return jax.jit(over_rows(mesh, find, spread=(False, True, False), results=P(AXIS)))
 
 
 def _product(queries: Float[Array, "b d"], tile: Float[Array, "rows d"]) -> Float[Array, "b rows"]:
@@ -206,56 +198,27 @@ def _product(queries: Float[Array, "b d"], tile: Float[Array, "rows d"]) -> Floa
     )
 
 
-def _maxima(scores: Float[Array, "b rows"], valid: Int[Array, ""]) -> Float[Array, "b groups"]:
-    in_groups = scores.reshape(len(scores), -1, GROUP)
-    there = jnp.arange(scores.shape[1]).reshape(-1, GROUP) < valid
-    return jnp.max(in_groups, axis=2, where=there, initial=-jnp.inf)
-
-
-@functools.cache
-def _selector(mesh: Mesh, k: int, rows: int, chunks: int) -> Callable[..., Best]:
-    """Returns the program that selects the best rows of one chunk on each device.
+def _best(
+    scores: Float[Array, "b n"], k: int, *, valid: Int[Array, ""]
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """Finds the best columns; of equal scores the lower column comes first.
 
     Args:
-      mesh: The devices.
-      k: How many rows.
-      rows: Of the gallery.
-      chunks: How many chunks each device holds.
-
-    Returns:
-      `select(scores, maxima, number) -> (scores, rows)`, each [devices, b, k at most]. Of equal scores the lower row
-      comes first. Places beyond a device's rows have the score -inf.
+      scores: n is a multiple of `GROUP`.
+      k: At most n.
+      valid: Columns from here on count as -inf.
     """
-
-    def select(scores: Scores, maxima: Scores, number: Int[Array, ""]) -> Best:
-        in_groups = [each[0].reshape(each.shape[1], -1, GROUP) for each in scores]
-        first = _first_row(sum(each.shape[2] for each in scores), number, chunks)
-        best = jnp.concatenate([each[0] for each in maxima], axis=1)
-        if k < best.shape[1]:
-            groups = jnp.sort(lax.top_k(best, k)[1], axis=1)  # rows must rise for the order of ties
-            candidates = _picked(in_groups, groups)
-        else:
-            groups = jnp.broadcast_to(jnp.arange(best.shape[1]), best.shape)
-            candidates = jnp.concatenate(in_groups, axis=1)
-        row = (first + groups * GROUP)[:, :, None] + jnp.arange(GROUP)
-        row, candidates = (each.reshape(len(best), -1) for each in (row, candidates))
-        candidates = jnp.where(row < rows, candidates, -jnp.inf)
-        best, found = _top(candidates, row, min(k, row.shape[1]))
-        return best[None], found[None]
-
-    return jax.jit(over_rows(mesh, select, spread=(True, True, False), results=P(AXIS)))
-
-
-def _picked(
-    in_groups: list[Float[Array, "b groups size"]], groups: Int[Array, "b k"]
-) -> Float[Array, "b k size"]:
-    """Reads groups, numbered through all tiles, out of the tiles: joining those first would copy all scores."""
-    tile, place = jnp.divmod(groups, in_groups[0].shape[1])
-    picked = jnp.zeros((*groups.shape, GROUP), in_groups[0].dtype)
-    for number, each in enumerate(in_groups):
-        read = jnp.take_along_axis(each, place[:, :, None], axis=1)
-        picked = jnp.where((tile == number)[:, :, None], read, picked)
-    return picked
+    column = jnp.arange(scores.shape[1]).reshape(-1, GROUP)
+    in_groups = scores.reshape(len(scores), -1, GROUP)
+    if k < len(column):
+        maxima = jnp.max(in_groups, axis=2, where=column < valid, initial=-jnp.inf)
+        groups = jnp.sort(lax.top_k(maxima, k)[1], axis=1)  # columns must rise for the order of ties
+        in_groups = jnp.take_along_axis(in_groups, groups[:, :, None], axis=1)
+        column = column[groups]
+    column = jnp.broadcast_to(column, in_groups.shape).reshape(len(scores), -1)
+    candidates = jnp.where(column < valid, in_groups.reshape(column.shape), -jnp.inf)
+    best, place = lax.top_k(candidates, k)
+    return best, jnp.take_along_axis(column, place, axis=1)
 
 
 @functools.cache
