@@ -276,12 +276,18 @@ def test_the_best_rows_are_found_where_each_lies_in_a_group_of_its_own():
     np.testing.assert_array_equal(found.rows, [np.arange(0, 5000, 640)])
 
 
-@pytest.mark.parametrize("k", [5, 700])
-def test_rows_that_fill_up_a_device_are_never_found(k):
-    # Every real score is negative, so the zeros that fill tiles would win.
-    gallery = -unit(np.abs(np.random.default_rng(0).standard_normal((700, 6))) + 0.1)
-    found = engines.make("exact", gallery).search(-gallery[:4], k)
-    np.testing.assert_array_equal(found.rows, plain(-gallery[:4], gallery, k)[1])
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("tile", [128, 16384])
+@pytest.mark.parametrize("k", [8, 520])
+@pytest.mark.parametrize("step", [65, -65])
+def test_rows_that_fill_up_a_device_are_never_found(devices, tile, k, step, monkeypatch):
+    # Every score is negative, so zeros that fill tiles would win; with -65 the last row's copies would.
+    monkeypatch.setattr(exact, "TILE", tile)
+    gallery = np.full((520, 2), -1.0, np.float32)
+    gallery[::step, 0] = np.linspace(-0.1, -0.8, 8)
+    query = np.array([[1.0, 0.0]], np.float32)
+    found = engines.make("exact", gallery, devices=devices).search(query, k)
+    np.testing.assert_array_equal(found.rows, plain(query, gallery, k)[1])
 
 
 @pytest.mark.parametrize("rows", [3, 700, 20_000])
@@ -368,7 +374,7 @@ def test_places_that_the_probed_lists_do_not_fill_hold_no_row(case):
 def test_an_index_is_built_the_same_twice(case):
     queries, gallery = clustered(2000, 16, 10)
     first, second = (
-        engines.make("faiss", gallery, kind="ivf", probes=1).search(queries, 10) for _ in range(2)
+        engines.make("faiss", gallery, kind="ivf", lists=10, probes=1).search(queries, 10) for _ in range(2)
     )
     np.testing.assert_array_equal(first.rows, second.rows)
 

@@ -58,14 +58,14 @@ def parts_of(
       stop: One after the last row; None is all.
 
     Yields:
-      The first row's number, and a copy of the rows as float32.
+      The first row's number, and the rows as float32: not to be changed, nor kept.
 
     Raises:
       ValueError: A row holds a NaN or an infinity.
     """
     stop = len(embeddings) if stop is None else min(stop, len(embeddings))
     for first in range(start, stop, BLOCK):
-        part = np.array(embeddings[first : min(first + BLOCK, stop)], np.float32, order="C")
+        part = np.ascontiguousarray(embeddings[first : min(first + BLOCK, stop)], np.float32)
         if not (finite := np.isfinite(part).all(axis=1)).all():
             raise ValueError(
                 f"embeddings row {first + int(np.argmin(finite))} holds a NaN or an infinity; expected finite ones"

@@ -30,20 +30,21 @@ from fsl_jax.evaluation._search import ahead
 from fsl_jax.mesh import AXIS, data_mesh, over_rows, rows_sharding
 from fsl_jax.search.engines._found import Found, checked_embeddings, checked_queries, parts_of
 
-GROUP = 32
-"""Columns of which one pass takes the maximum; 16 and 64 were no faster on a CPU for k = 10 and 100."""
-TILE = 8192
+GROUP = 16
+"""Columns of which one pass takes the maximum; 32 and 64 were slower on a CPU for k = 100."""
+TILE = 16384
 """Gallery rows of one product, at most."""
 ROUNDED_TO = 128
 """Tiles hold a multiple of so many rows: vector units like it, and groups fit."""
 CHUNK_TILES = 4
-"""Tiles of which a device holds the scores at once. On a CPU 8 were slower: memory beyond 32 MB is fetched anew each
-time."""
+"""Tiles of which a device holds the scores at once. Each has a buffer of its own: one of more than 32 MB would be
+fetched anew from the system for every block, at half the product's cost."""
 LARGEST_BLOCK = {"cpu": 128}
 LARGEST_BLOCK_OF_OTHERS = 1024
-"""Queries that are multiplied at once: 16 MB of scores on a CPU, 128 MB elsewhere."""
+"""Queries that are multiplied at once: 32 MB of scores on a CPU, 256 MB elsewhere."""
 
 Tiles = tuple[Float[Array, "rows d"], ...]
+Scores = tuple[Float[Array, "devices b columns"], ...]
 Best = tuple[Float[Array, "devices b k"], Int[Array, "devices b k"]]
 
 
@@ -89,8 +90,12 @@ class Exact:
 
     def _start(self, block: Float[np.ndarray, "b d"], k: int) -> tuple[Array, Array]:
         """Starts the search of one block; returns scores and rows, [b, k], before they are there."""
-        find = _chunk_finder(self._mesh, k, self._rows, len(self._chunks))
-        parts = [find(block, tiles, np.int32(number)) for number, tiles in enumerate(self._chunks)]
+        multiply = _multiplier(self._mesh, self._rows, len(self._chunks))
+        select = _selector(self._mesh, k, self._rows, len(self._chunks))
+        parts = []
+        for number, tiles in enumerate(self._chunks):
+            scores, maxima = multiply(block, tiles, np.int32(number))
+            parts.append(select(scores, maxima, np.int32(number)))
         return _merger(self._mesh, k)(parts)
 
     def _blocks(self, queries: int) -> Iterator[tuple[slice, int]]:
@@ -133,7 +138,8 @@ def _placed(embeddings: Float[np.ndarray, "n d"], mesh: Mesh) -> tuple[Tiles, ..
 
     Returns:
       Chunks of tiles, all the same size. Each tile holds as many rows of each device. The devices hold consecutive
-      rows: device s has the rows from s * chunks * tiles * tile, tile after tile. Zeros fill the tiles up.
+      rows: device s has the rows from s * chunks * tiles * tile, tile after tile. The last row, repeated, fills the
+      tiles up.
     """
     rows, dimensions = embeddings.shape
     tile = -(-rows // (-(-rows // TILE) * ROUNDED_TO)) * ROUNDED_TO
@@ -145,7 +151,7 @@ def _placed(embeddings: Float[np.ndarray, "n d"], mesh: Mesh) -> tuple[Tiles, ..
         def of_device(index: Any) -> Float[np.ndarray, "tile d"]:
             device = index[0].indices(mesh.size * tile)[0] // tile
             first = (device * chunks * tiles + number) * tile
-            filled = np.zeros((tile, dimensions), np.float32)
+            filled = np.tile(np.asarray(embeddings[-1:], np.float32), (tile, 1))
             for start, part in parts_of(embeddings, start=first, stop=first + tile):
                 filled[start - first :][: len(part)] = part
             return filled
@@ -162,29 +168,32 @@ def _rounded(k: int) -> int:
 
 
 @functools.cache
-def _chunk_finder(mesh: Mesh, k: int, rows: int, chunks: int) -> Callable[..., Best]:
-    """Returns the program that finds the best rows of one chunk on each device.
+def _multiplier(mesh: Mesh, rows: int, chunks: int) -> Callable[..., tuple[Scores, Scores]]:
+    """Returns the program that multiplies a block of queries with one chunk on each device.
 
     Args:
       mesh: The devices.
-      k: How many rows.
       rows: Of the gallery; those beyond are filling.
       chunks: How many chunks each device holds.
 
     Returns:
-      `find(queries [b d], tiles, number) -> (scores, rows)`, each [devices, b, k at most]. Places beyond a device's
-      rows have the score -inf.
+      `multiply(queries [b d], tiles, number) -> (scores, maxima)`, for each tile [devices, b, rows] and, of each group
+      of rows, [devices, b, groups]. Maxima leave filling rows out, scores do not.
     """
 
-    def find(queries: Float[Array, "b d"], tiles: Tiles, number: Int[Array, ""]) -> Best:
-        width = sum(map(len, tiles))
-        first = (lax.axis_index(AXIS) * chunks + number) * width
-        scores = jnp.concatenate([_product(queries, tile) for tile in tiles], axis=1)
-        scores = lax.optimization_barrier(scores)  # computed once, read twice
-        best, columns = _best(scores, min(k, width), valid=rows - first)
-        return best[None], (first + columns)[None]
+    def multiply(queries: Float[Array, "b d"], tiles: Tiles, number: Int[Array, ""]) -> tuple[Scores, Scores]:
+        scores = [lax.optimization_barrier(_product(queries, tile)) for tile in tiles]
+        valid = rows - _first_row(sum(map(len, tiles)), number, chunks)
+        starts = itertools.accumulate((len(tile) for tile in tiles), initial=0)
+        maxima = [_maxima(each, valid - start) for each, start in zip(scores, starts, strict=False)]
+        return tuple(each[None] for each in scores), tuple(each[None] for each in maxima)
 
-    return jax.jit(over_rows(mesh, find, spread=(False, True, False), results=P(AXIS)))
+    return jax.jit(over_rows(mesh, multiply, spread=(False, True, False), results=P(AXIS)))
+
+
+def _first_row(width: int, number: Int[Array, ""], chunks: int) -> Int[Array, ""]:
+    """Returns the gallery row that this device's part of a chunk begins with."""
+    return (lax.axis_index(AXIS) * chunks + number) * width
 
 
 def _product(queries: Float[Array, "b d"], tile: Float[Array, "rows d"]) -> Float[Array, "b rows"]:
@@ -198,27 +207,60 @@ def _product(queries: Float[Array, "b d"], tile: Float[Array, "rows d"]) -> Floa
     )
 
 
-def _best(
-    scores: Float[Array, "b n"], k: int, *, valid: Int[Array, ""]
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """Finds the best columns; of equal scores the lower column comes first.
+def _maxima(scores: Float[Array, "b rows"], valid: Int[Array, ""]) -> Float[Array, "b groups"]:
+    """Takes the maximum of each group.
+
+    Only whole groups are left out: a group that is filled up repeats a row of its own, which does not change its
+    maximum. Leaving single rows out would make this pass over all scores four times as slow on a CPU.
+    """
+    maxima = jnp.max(scores.reshape(len(scores), -1, GROUP), axis=2)
+    return jnp.where((jnp.arange(maxima.shape[1]) * GROUP < valid)[None, :], maxima, -jnp.inf)
+
+
+@functools.cache
+def _selector(mesh: Mesh, k: int, rows: int, chunks: int) -> Callable[..., Best]:
+    """Returns the program that selects the best rows of one chunk on each device.
 
     Args:
-      scores: n is a multiple of `GROUP`.
-      k: At most n.
-      valid: Columns from here on count as -inf.
+      mesh: The devices.
+      k: How many rows.
+      rows: Of the gallery.
+      chunks: How many chunks each device holds.
+
+    Returns:
+      `select(scores, maxima, number) -> (scores, rows)`, each [devices, b, k at most]. Of equal scores the lower row
+      comes first. Places beyond a device's rows have the score -inf.
     """
-    column = jnp.arange(scores.shape[1]).reshape(-1, GROUP)
-    in_groups = scores.reshape(len(scores), -1, GROUP)
-    if k < len(column):
-        maxima = jnp.max(in_groups, axis=2, where=column < valid, initial=-jnp.inf)
-        groups = jnp.sort(lax.top_k(maxima, k)[1], axis=1)  # columns must rise for the order of ties
-        in_groups = jnp.take_along_axis(in_groups, groups[:, :, None], axis=1)
-        column = column[groups]
-    column = jnp.broadcast_to(column, in_groups.shape).reshape(len(scores), -1)
-    candidates = jnp.where(column < valid, in_groups.reshape(column.shape), -jnp.inf)
-    best, place = lax.top_k(candidates, k)
-    return best, jnp.take_along_axis(column, place, axis=1)
+
+    def select(scores: Scores, maxima: Scores, number: Int[Array, ""]) -> Best:
+        in_groups = [each[0].reshape(each.shape[1], -1, GROUP) for each in scores]
+        first = _first_row(sum(each.shape[2] for each in scores), number, chunks)
+        best = jnp.concatenate([each[0] for each in maxima], axis=1)
+        if k < best.shape[1]:
+            groups = jnp.sort(lax.top_k(best, k)[1], axis=1)  # rows must rise for the order of ties
+            candidates = _picked(in_groups, groups)
+        else:
+            groups = jnp.broadcast_to(jnp.arange(best.shape[1]), best.shape)
+            candidates = jnp.concatenate(in_groups, axis=1)
+        row = (first + groups * GROUP)[:, :, None] + jnp.arange(GROUP)[None, None, :]
+        row, candidates = (each.reshape(len(best), -1) for each in (row, candidates))
+        candidates = jnp.where(row < rows, candidates, -jnp.inf)
+        best, found = _top(candidates, row, min(k, row.shape[1]))
+        return best[None], found[None]
+
+    return jax.jit(over_rows(mesh, select, spread=(True, True, False), results=P(AXIS)))
+
+
+def _picked(
+    in_groups: list[Float[Array, "b groups size"]], groups: Int[Array, "b k"]
+) -> Float[Array, "b k size"]:
+    """Reads groups, numbered through all tiles, out of the tiles: joining those first would copy all scores."""
+    tile, place = jnp.divmod(groups, in_groups[0].shape[1])
+    picked = jnp.zeros((*groups.shape, GROUP), in_groups[0].dtype)
+    for number, each in enumerate(in_groups):
+        read = jnp.take_along_axis(each, place[:, :, None], axis=1)
+        picked = jnp.where((tile == number)[:, :, None], read, picked)
+    return picked
 
 
 @functools.cache
@@ -230,7 +272,10 @@ def _merger(mesh: Mesh, k: int) -> Callable[[list[Best]], tuple[Array, Array]]:
 
     def merge(parts: list[Best]) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
         scores, rows = (jnp.concatenate(each, axis=2)[0] for each in zip(*parts, strict=True))
-        scores, rows = _top(scores, rows, min(k, scores.shape[1]))
+        if len(parts) > 1:
+            scores, rows = _top(scores, rows, min(k, scores.shape[1]))
+        if mesh.size == 1:
+            return scores, rows
         scores, rows = (lax.all_gather(each, AXIS, axis=1, tiled=True) for each in (scores, rows))
         return _top(scores, rows, k)
 
