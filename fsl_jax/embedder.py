@@ -63,6 +63,11 @@ def digest_of(variables: Any, preprocess: Preprocess, *, options: Mapping[str, A
     return checksum.hexdigest()
 
 
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes from a run's config, as JSON values, what its embeddings depend on besides weights and preprocessing."""
+    return {name: config[name] for name in ("model", "algorithm")}
+
+
 def published(name_or_path: str, *, fit: str) -> Embedder:
     """Loads published weights as an embedder; see `models.pretrained.load`.
 

@@ -390,11 +390,10 @@ def embedder_of(workdir: Path) -> embedder.Embedder:
     Raises:
       ValueError: There is no run in the workdir, or it was trained on features.
     """
-    run, variables = _restored(workdir)
+    run, variables = restored(workdir)
     embed = jax.jit(lambda images: run.algorithm.outputs(variables, run.preprocess(images))["embedding"])
     weights = {"params": variables.params, **variables.collections}
-    options = {name: as_json(run.config)[name] for name in ("model", "algorithm")}
-    digest = embedder.digest_of(weights, run.preprocess, options=options)
+    digest = embedder.digest_of(weights, run.preprocess, options=embedder.options_of(as_json(run.config)))
     return embedder.Embedder(embed, run.preprocess, digest)
 
 
@@ -404,7 +403,7 @@ def predictor_of(workdir: Path) -> Predictor:
     Raises:
       ValueError: There is no run in the workdir, it was trained on features, or its method has no categories.
     """
-    run, variables = _restored(workdir)
+    run, variables = restored(workdir)
     if run.taxonomy is None:
         raise ValueError(
             f"{workdir} was trained with method {run.config.algorithm.name!r}, which knows no categories: train "
@@ -414,8 +413,12 @@ def predictor_of(workdir: Path) -> Predictor:
     return Predictor(classify, run.preprocess, run.taxonomy)
 
 
-def _restored(workdir: Path) -> tuple[Run, Variables]:
-    """Opens a run that takes photos, and reads its best checkpoint."""
+def restored(workdir: Path) -> tuple[Run, Variables]:
+    """Opens a run that takes photos, and reads its best checkpoint.
+
+    Raises:
+      ValueError: There is no run in the workdir, or it was trained on features.
+    """
     run, checkpoints = reopened(workdir, config_for_evaluation(workdir, None), [])
     if run.config.data.source == "features":
         raise ValueError(f"{workdir} was trained on features: it takes no photos")

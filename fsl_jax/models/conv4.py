@@ -3,11 +3,11 @@
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fsl_jax.models.layers import Conv, Norm, NormMode, PooledNorm, Statistics, TiledConv
+from fsl_jax.ops.backend import is_cpu
 from fsl_jax.ops.conv import Formulation, Padding
 from fsl_jax.ops.norm import at_least_float32
 from fsl_jax.ops.pool import max_pool
@@ -117,7 +117,7 @@ class Conv4(nn.Module):
         pooled = self.reduction == "max_pool" and pool_stride == 2
         is_even = all((side - (2 if self.padding == "VALID" else 0)) % 2 == 0 for side in features.shape[1:3])
         is_wide = jnp.finfo(self.dtype).bits >= 32
-        ours = self.formulation != "lax" and jax.default_backend() == "cpu"
+        ours = self.formulation != "lax" and is_cpu()
         return taken_together and pooled and is_even and is_wide and ours
 
 

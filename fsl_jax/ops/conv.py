@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fsl_jax.ops import winograd
+from fsl_jax.ops.backend import is_cpu
 from fsl_jax.ops.isolate import isolated
 from fsl_jax.ops.winograd import Tiles
 
@@ -194,7 +195,7 @@ def _choose(geometry: _Geometry, channels: int, count: int, dtype: Any, *, batch
     """Chooses the formulation; off the CPU, batched weights become batched matrix products."""
     if geometry.formulation != "auto":
         return geometry.formulation
-    if jax.default_backend() != "cpu":
+    if not is_cpu():
         return "patches" if batched else "lax"
     # Where there are few channels or outputs its transforms cost more than its products save; in bfloat16 they lose
     # digits.
@@ -246,7 +247,7 @@ def _with_batching(function: Callable, batched_function: Callable, *, foldable: 
         if foldable and all(jax.tree.leaves(batched[0])) and not any(jax.tree.leaves(batched[1])):
             folded = mappable(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), left), right)
             result = jax.tree.map(lambda a: a.reshape(axis_size, -1, *a.shape[1:]), folded)
-        elif jax.default_backend() == "cpu":
+        elif is_cpu():
             result = _each(mappable, axis_size, batched, left, right)
         else:
             axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(batched))

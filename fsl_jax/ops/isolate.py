@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from fsl_jax.ops.backend import is_cpu
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -36,7 +38,7 @@ def isolated(
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if jax.default_backend() != "cpu":
+        if not is_cpu():
             return function(*args, **kwargs)
         with set_xla_metadata(inlineable="false"):
             return compiled(*args, **kwargs)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from fsl_jax.data.table import Coded, Table
 from fsl_jax.embedder import Embedder
@@ -93,3 +94,16 @@ def calibrate(index: Index, *, false_accept_rate: float) -> Index:
 
     fitted = calibration.fit(index.embeddings, index.labels, false_accept_rate=false_accept_rate)
     return index.calibrated(fitted)
+
+
+def calibrate_where_possible(index: Index, *, false_accept_rate: float) -> Index:
+    """Calibrates an index that was filled; where its scores tell no articles apart, a warning says so.
+
+    Raises:
+      OSError: The folder cannot be written.
+    """
+    try:
+        return calibrate(index, false_accept_rate=false_accept_rate)
+    except ValueError as error:
+        logging.warning("%s is not calibrated: %s", index.folder, error)
+        return index

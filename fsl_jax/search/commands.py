@@ -96,7 +96,7 @@ def build(
     table = _table(source, root, option, split, where)
     index, added = _filling.build(out, load_model(spec), spec, table, block=block)
     _report(index, added)
-    index = _filling.calibrate(index, false_accept_rate=false_accept_rate)
+    index = _filling.calibrate_where_possible(index, false_accept_rate=false_accept_rate)
     _say_calibration(index)
     _end(added)
 
@@ -144,7 +144,7 @@ def add(
     opened = Index.open(index)
     _report(opened, added)
     if opened.calibration is None:
-        opened = _filling.calibrate(opened, false_accept_rate=false_accept_rate)
+        opened = _filling.calibrate_where_possible(opened, false_accept_rate=false_accept_rate)
         _say_calibration(opened)
     _end(added)
 

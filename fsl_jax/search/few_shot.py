@@ -343,4 +343,4 @@ def enrol(
     table = support_table(folder)
     _check_labels(table, check_photos(table))
     index, added = _filling.build(out, embedder, model, table, block=AT_ONCE)
-    return _filling.calibrate(index, false_accept_rate=FALSE_ACCEPT_RATE), added
+    return _filling.calibrate_where_possible(index, false_accept_rate=FALSE_ACCEPT_RATE), added

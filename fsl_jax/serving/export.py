@@ -33,6 +33,7 @@ from fsl_jax.data.cache import write_whole
 from fsl_jax.data.read import Fit
 from fsl_jax.lookup import closest
 from fsl_jax.models import pretrained
+from fsl_jax.ops.backend import portable
 from fsl_jax.predictor import probabilities
 from fsl_jax.taxonomy import Taxonomy
 from fsl_jax.types import Collections
@@ -87,7 +88,7 @@ class Served:
     @property
     def digest(self) -> str:
         """Checksum of weights, preprocessing and options, as an `Embedder` of the same model has it."""
-        options = {} if self.config is None else {name: self.config[name] for name in ("model", "algorithm")}
+        options = {} if self.config is None else embedder.options_of(self.config)
         return embedder.digest_of(self.variables, self.preprocess, options=options)
 
     @property
@@ -127,7 +128,7 @@ def served_run(workdir: Path) -> Served:
     Raises:
       ValueError: There is no run in the workdir, it was trained on features, or a level has the name of an output.
     """
-    trained, learned = run._restored(workdir)
+    trained, learned = run.restored(workdir)
     taxonomy = trained.taxonomy
     levels = [level.name for level in taxonomy.levels] if taxonomy is not None else []
     for name in (INPUT, EMBEDDING, ATTRIBUTES):
@@ -325,20 +326,6 @@ def _rounds_to_bfloat16(served: Served) -> bool:
     return "bf16[" in str(jax.make_jaxpr(served.outputs)(served.variables, served.photos(1)))
 
 
-@contextlib.contextmanager
-def _for_any_backend() -> Iterator[None]:
-    """Traces operations as off the CPU: in XLA's own formulation, with nothing that only a CPU's compiler obeys.
-
-    The operations ask `jax.default_backend()` how they are best computed here; an export is for elsewhere.
-    """
-    asked = jax.default_backend
-    jax.default_backend = lambda: "any"
-    try:
-        yield
-    finally:
-        jax.default_backend = asked
-
-
 def _stablehlo(served: Served, told: dict[str, Any]) -> tuple[bytes, Read]:
     """Makes a serialized `jax.export` artifact of all platforms, with the weights and any number of photos."""
     del told
@@ -347,7 +334,7 @@ def _stablehlo(served: Served, told: dict[str, Any]) -> tuple[bytes, Read]:
     def model(images: Array) -> Outputs:
         return served.outputs(served.variables, images)
 
-    with _for_any_backend():
+    with portable():
         exported = jax_export.export(jax.jit(model), platforms=PLATFORMS)(served.photos(batch))
     foreign = foreign_parts(exported.mlir_module())
     if foreign:
@@ -392,7 +379,7 @@ def _onnx(served: Served, told: dict[str, Any]) -> tuple[bytes, Read]:
     names = list(told["outputs"])
     (batch,) = jax_export.symbolic_shape("batch")
     photos = served.photos(batch)
-    with _for_any_backend():
+    with portable():
         traced = jax.make_jaxpr(lambda images: _in_order(served.outputs(served.variables, images), names))(
             photos
         )

@@ -47,16 +47,16 @@ class Checkpoints:
 
         if best_metric is not None:
             policies.append(BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False))
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(policies),
-            # Without a `best_fn` Orbax does not write the metrics, on which the policy and a resumed run depend.
-            best_fn=None if best_metric is None else score,
-            best_mode="max",
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-        )
         with _quiet(read_only):
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy(policies),
+                # Without a `best_fn` Orbax does not write the metrics, on which the policy and a resumed run depend.
+                best_fn=None if best_metric is None else score,
+                best_mode="max",
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            )
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self.folder = folder
 

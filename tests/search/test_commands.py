@@ -184,6 +184,22 @@ def test_labels_with_one_photo_each_are_not_calibrated(shop, tmp_path, calibrati
     assert calibration == [(5, 5, 0.01)]
 
 
+def test_where_scores_tell_no_articles_apart_the_index_stands_without_a_calibration(
+    shop, tmp_path, monkeypatch, caplog
+):
+    import sys
+
+    def fit(embeddings, labels, *, false_accept_rate):
+        raise ValueError("the scores do not separate")
+
+    monkeypatch.setattr(sys.modules["fsl_jax.search.calibration"], "fit", fit)
+    fsl_jax("index", "build", "--source", "image_folder", "--root", shop, "--out", tmp_path / "index")
+    assert "is not calibrated: the scores do not separate" in caplog.text
+    assert len(Index.open(tmp_path / "index")) == 8
+    result = fsl_jax("index", "calibrate", tmp_path / "index", status=1)
+    assert "the scores do not separate" in result.stderr
+
+
 def test_an_index_can_be_calibrated_anew(index, calibration):
     fsl_jax("index", "calibrate", index, "--false-accept-rate", 0.001)
     assert calibration[-1] == (8, 8, 0.001)
