@@ -21,6 +21,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_DATA = Path(os.environ.get("FSL_JAX_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_other_modules_are_dropped():
+    """Each compiled program holds several memory maps; a process may have 65,530, and XLA crashes at that."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Returns the folder of a real data set, or skips the test where it is not on this machine."""
