@@ -3,6 +3,7 @@
 python -m benchmarks.search --show 1 --peer-python PYTHON --peer-script SCRIPT      # 60,000 rows, k = 100 and k = 10
 python -m benchmarks.search --show 2                                                # speed and recall of every engine
 python -m benchmarks.search --show 3                                                # 1,000,000 rows; on an accelerator
+python -m benchmarks.search --show 4 --root FOLDER                                  # what a second look finds
 
 Prints one JSON line a figure. The peer is run as a process of its own, before and after, on the same cores. Seconds are
 medians; the CPU's seconds, of all threads together, hardly depend on what else the machine does.
@@ -14,15 +15,23 @@ import platform
 import resource
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fsl_jax.data.filter import matching
+from fsl_jax.data.source import load_source
 from fsl_jax.evaluation._search import ahead
 from fsl_jax.search import engines
+from fsl_jax.search.commands import DRAWN
+from fsl_jax.search.index import Index
+from fsl_jax.search.models import load_model, spec_of
+from fsl_jax.search.searching import Refinement, make_searcher
 
 
 def tell(**figures) -> None:
@@ -180,13 +189,62 @@ def a_million(runs: int) -> None:
         )
 
 
+def second_look(root: str | None) -> None:
+    """Tells what refinements find on the built-in catalogue, one photo of five as the query, or on a csv manifest."""
+    spec = spec_of(model=None, workdir=None, fit="pad")
+    model = load_model(spec)
+    if root is None:
+        table = load_source("catalogue", None, "train+val+test", {**DRAWN, "labels": 1000})
+        asked = np.unique(table.label.codes, return_index=True)[1]
+        sides = [table.take(np.setdiff1d(np.arange(len(table)), asked)), table.take(asked)]
+    else:
+        table = load_source("csv_manifest", root, "train+val+test", {})
+        sides = [matching(table, f"role={role}") for role in ("gallery", "query")]
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index.create(Path(folder) / "index", embedder=model, model=spec)
+        index, _ = index.add_table(sides[0], model, ids=[str(i) for i in range(len(sides[0]))])
+        beside = Index.create(Path(folder) / "queries", embedder=model, model=spec)
+        beside, _ = beside.add_table(sides[1], model, ids=[str(i) for i in range(len(sides[1]))])
+        for whiten in (0, 64, 128, 256):
+            for refinement in (
+                Refinement(),
+                Refinement(expand=1),
+                Refinement(expand=3),
+                Refinement(rerank=100),
+            ):
+                searcher = make_searcher(index, model, "exact", refinement=refinement, whiten=whiten)
+                start = time.perf_counter()
+                answers = searcher.search(beside.embeddings, k=len(np.unique(index.labels)))
+                seconds = time.perf_counter() - start
+                rank = np.array(
+                    [
+                        next((place for place, hit in enumerate(hits) if hit.label == label), np.inf)
+                        for hits, label in zip(answers, beside.labels, strict=True)
+                    ]
+                )
+                tell(
+                    show=4,
+                    source=table.source,
+                    photos=len(index),
+                    queries=len(beside),
+                    whiten=whiten,
+                    expand=refinement.expand,
+                    rerank=refinement.rerank,
+                    found_first=float(np.mean(rank == 0)),
+                    found_in_5=float(np.mean(rank < 5)),
+                    mean_reciprocal_rank=float(np.mean(1 / (1 + rank))),
+                    milliseconds_a_query=1e3 * seconds / len(beside),
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--show", type=int, choices=range(1, 4), required=True)
+    parser.add_argument("--show", type=int, choices=range(1, 5), required=True)
     parser.add_argument("--rows", type=int, default=20_000, help="of show 2")
     parser.add_argument("--per-label", type=int, default=20, help="photos a label, of show 2")
+    parser.add_argument("--root", help="of show 4: folder of a manifest with roles; default the catalogue")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--peer-python", help="interpreter that has the peer")
     parser.add_argument("--peer-script", help="prints one JSON line with queries, gallery, dim and seconds")
@@ -203,8 +261,10 @@ def main() -> None:
             against_peer(k, given.peer_python, given.peer_script, given.runs)
     elif given.show == 2:
         every_engine(given.rows, dimensions=128, per_label=given.per_label, k=10, runs=given.runs)
-    else:
+    elif given.show == 3:
         a_million(given.runs)
+    else:
+        second_look(given.root)
 
 
 if __name__ == "__main__":

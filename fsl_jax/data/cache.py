@@ -1,7 +1,7 @@
 """Where decoded or checked things are kept between runs, and how files are written whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -31,13 +31,14 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
       OSError: The folder cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        # Not a file of `tempfile`, which nobody else may read.
+        with unfinished.open("xb") as stream:
             write(stream)
-        os.replace(name, file)
+        os.replace(unfinished, file)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 

@@ -9,7 +9,7 @@ from absl import logging
 
 from fsl_jax.data.table import Coded, Table
 from fsl_jax.embedder import Embedder
-from fsl_jax.search._adding import checksum
+from fsl_jax.search._adding import Reading, Reported, checksum
 from fsl_jax.search.index import Added, Index, check_place
 
 
@@ -75,10 +75,15 @@ def add(index: Index, embedder: Embedder, table: Table, *, block: int) -> Added:
       OSError: The folder cannot be written.
     """
     _, added = index.add_table(table, embedder, block=block, ids=content_ids(table))
-    if len(added.unreadable) == len(table):
-        photo, reason = added.unreadable[0]
-        raise ValueError(f"none of {len(table)} photos can be read; the first: {photo} ({reason})")
+    _check_read(table, added.unreadable)
     return added
+
+
+def _check_read(table: Table, broken: Sequence[Reported]) -> None:
+    """Refuses a table of which no photo can be read."""
+    if len(broken) == len(table):
+        photo, reason = broken[0]
+        raise ValueError(f"none of {len(table)} photos can be read; the first: {photo} ({reason})")
 
 
 def calibrate(index: Index, *, false_accept_rate: float) -> Index:
@@ -94,6 +99,34 @@ def calibrate(index: Index, *, false_accept_rate: float) -> Index:
 
     fitted = calibration.fit(index.embeddings, index.labels, false_accept_rate=false_accept_rate)
     return index.calibrated(fitted)
+
+
+def calibrate_with(
+    index: Index, embedder: Embedder, table: Table, *, false_accept_rate: float, block: int
+) -> tuple[Index, list[Reported]]:
+    """Calibrates an index with photos that are not in it.
+
+    Returns:
+      The index, and (photo, reason) of those that cannot be read.
+
+    Raises:
+      ValueError: None can be read, none has a label of the index, or the scores do not separate.
+      OSError: The folder cannot be written.
+    """
+    from fsl_jax.search import calibration
+
+    index.check_digest(embedder.digest)
+    names = [table.name(row) for row in range(len(table))]
+    photos, broken = Reading(table, names, embedder, block)(np.arange(len(table)), done=0, total=len(table))
+    if not len(photos):
+        raise ValueError(
+            f"none of {len(table)} photos can be read; the first: {broken[0][0]} ({broken[0][1]})"
+        )
+    labels = photos.items["label"].to_numpy().astype(str)
+    fitted = calibration.fit_with(
+        photos.embeddings, labels, index.embeddings, index.labels, false_accept_rate=false_accept_rate
+    )
+    return index.calibrated(fitted), broken
 
 
 def calibrate_where_possible(index: Index, *, false_accept_rate: float) -> Index:

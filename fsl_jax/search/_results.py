@@ -97,10 +97,10 @@ def as_table(found: Sequence[Found], calibration: "Calibration | None") -> Shown
         shown.add_column(heading, overflow="fold")
     for each in found:
         if not each.hits:
-            shown.add_row(escape(each.photo), "", f"[red]{escape(each.error or 'nothing found')}")
+            shown.add_row(escape(Path(each.photo).name), "", f"[red]{escape(each.error or 'nothing found')}")
         for rank, hit in enumerate(each.hits, start=1):
             verdict = () if calibration is None else (percent(hit), _verdict(hit, calibration))
-            first = escape(each.photo) if rank == 1 else ""
+            first = escape(Path(each.photo).name) if rank == 1 else ""
             score = f"{hit.score:.3f}"
             shown.add_row(
                 first, str(rank), escape(hit.label), score, *verdict, str(hit.photos), escape(hit.id)
@@ -110,12 +110,14 @@ def as_table(found: Sequence[Found], calibration: "Calibration | None") -> Shown
 
 
 def _calibrated_headings(calibration: "Calibration | None") -> list[str]:
-    return [] if calibration is None else ["probability", "same"]
+    return [] if calibration is None else ["likely", "same"]
 
 
 def percent(hit: Hit) -> str:
     """Writes a hit's probability."""
-    return "" if hit.probability is None else f"{100 * hit.probability:.0f} %"
+    if hit.probability is None:
+        return ""
+    return "< 1 %" if hit.probability < 0.01 else f"{100 * hit.probability:.0f} %"
 
 
 def _verdict(hit: Hit, calibration: "Calibration | None") -> str:
@@ -132,22 +134,20 @@ def told(calibration: "Calibration | None") -> str:
     )
 
 
-def as_parts(found: Sequence[Found], index: "Index", command: str) -> list[Part]:
+def as_parts(found: Sequence[Found], searcher: Searcher, command: str) -> list[Part]:
     """Makes the parts of a page: a strip of pictures a query, and how they came about."""
-    calibration = index.calibration
-    strips = [_strip(each, index) for each in found if each.error is None]
+    index, calibration = searcher.index, searcher.calibration
+    strips = [_strip(each, index, calibration) for each in found if each.error is None]
     broken = {each.photo: each.error for each in found if each.error is not None}
     tail: list[Part] = [Figures("Photos that could not be read", broken)] if broken else []
     note = f"{command}\n{index.folder}: {len(index):,} photos of {len(set(index.labels)):,} labels\n"
     return [*strips, *tail, Note("How this was made", note + told(calibration))]
 
 
-def _strip(found: Found, index: "Index") -> Strip:
+def _strip(found: Found, index: "Index", calibration: "Calibration | None") -> Strip:
     name = Path(found.photo).name
     query = Picture(_pixels(file_thumbnail(Path(found.photo))), f"query: {name}")
-    hits = [
-        Picture(_pixels(index.thumbnail(hit.row)), _caption(hit, index.calibration)) for hit in found.hits
-    ]
+    hits = [Picture(_pixels(index.thumbnail(hit.row)), _caption(hit, calibration)) for hit in found.hits]
     return Strip(name if hits else f"{name}: nothing found", [query, *hits])
 
 

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from fsl_jax.data.table import Table
+    from fsl_jax.search._adding import Reported
     from fsl_jax.search.index import Added, Index
 
 CATALOGUE = "catalogue"
@@ -188,16 +189,51 @@ def info(index: Folder, json: Json = False) -> None:
 
 @index_app.command()
 @plainly
-def calibrate(index: Folder, false_accept_rate: Rate = 0.01) -> None:
-    """Calibrates an index anew, such as after many photos were added or for another false-accept rate."""
-    from fsl_jax.search import _filling
+def calibrate(
+    index: Folder,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", help="Photos like those that will be asked about; the index's own by default."
+        ),
+    ] = None,
+    root: Root = None,
+    option: Options = None,
+    split: Split = "train+val+test",
+    where: Where = "",
+    false_accept_rate: Rate = 0.01,
+    block: Block = 32,
+) -> None:
+    """Calibrates an index anew, such as after many photos were added or for another false-accept rate.
+
+    Best with --source: labelled photos that are not in the index and look like those that will be asked about.
+
+    Exit status: 0, 1 nothing could be done, 3 some photos could not be read.
+    """
+    from fsl_jax.search import _filling, _results
     from fsl_jax.search.index import Index
+    from fsl_jax.search.models import load_model
 
     _filling.check_rate(false_accept_rate)
-    opened = _filling.calibrate(Index.open(index), false_accept_rate=false_accept_rate)
+    opened = Index.open(index)
+    broken: list[Reported] = []
+    if source is None:
+        opened = _filling.calibrate(opened, false_accept_rate=false_accept_rate)
+    else:
+        opened, broken = _filling.calibrate_with(
+            opened,
+            load_model(opened.model),
+            _table(source, root, option, split, where),
+            false_accept_rate=false_accept_rate,
+            block=block,
+        )
+    for line in _results.listed(broken):
+        typer.echo(line, err=True)
     _say_calibration(opened)
     if opened.calibration is None:
         raise typer.Exit(1)
+    if broken:
+        raise typer.Exit(3)
 
 
 @plainly
@@ -212,10 +248,25 @@ def search(
         list[str] | None,
         typer.Option("--engine-option", metavar="KEY=VALUE", help="Option of the engine; repeatable."),
     ] = None,
+    expand: Annotated[
+        int,
+        typer.Option("--expand", min=0, help="Search again with the query and so many photos found first."),
+    ] = 0,
+    rerank: Annotated[
+        int,
+        typer.Option(
+            "--rerank", min=0, help="Order so many candidates, such as 100, by the neighbours they share."
+        ),
+    ] = 0,
+    whiten: Annotated[
+        int, typer.Option("--whiten", min=0, help="Make so many directions of the embeddings vary alike.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON record a photo, a line each.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures.")] = None,
 ) -> None:
     """Finds what photos show: the labels whose photos are nearest, each with its nearest photo.
+
+    --expand, --rerank and --whiten look a second time, without a model; with several photos a label they may find more.
 
     Exit status: 0, 1 nothing could be done, 3 some photos could not be read.
     """
@@ -225,13 +276,16 @@ def search(
     from fsl_jax.cli import parse_options
     from fsl_jax.data.source import photos_in
     from fsl_jax.search import _results
-    from fsl_jax.search.searching import open_searcher
+    from fsl_jax.search.searching import Refinement, open_searcher
 
     if json and html is not None:
         raise ValueError("give either --json or --html")
     files = photos_in(photos)
-    searcher = open_searcher(index, engine=engine, **parse_options(engine_option))
-    calibration, found = searcher.index.calibration, []
+    refinement = Refinement(expand=expand, rerank=rerank)
+    searcher = open_searcher(
+        index, engine=engine, refinement=refinement, whiten=whiten, **parse_options(engine_option)
+    )
+    calibration, found = searcher.calibration, []
     with contextlib.closing(searcher.engine):
         for each in _results.search_photos(searcher, files, k=k):
             found.append(each)
@@ -242,7 +296,7 @@ def search(
     if html is not None:
         from fsl_jax.evaluation import report
 
-        parts = _results.as_parts(found, searcher.index, shlex.join(sys.argv))
+        parts = _results.as_parts(found, searcher, shlex.join(sys.argv))
         report.write(html, f"Nearest articles in {index}", parts)
         typer.echo(f"{html}: {len(found)} photos")
     elif not json:

@@ -119,6 +119,14 @@ class Index:
         """
         return _opened(folder, {})
 
+    def newest(self) -> "Index":
+        """Returns what the folder holds now, where another process may have changed it; this one where none has.
+
+        Raises:
+          ValueError: There is none any more, or a file of it is damaged.
+        """
+        return self if read_state(self.folder)[1] == self._state else self._reopened()
+
     def __len__(self) -> int:
         return len(self._live)
 

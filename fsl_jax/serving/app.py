@@ -6,166 +6,58 @@ A photo passes the guard (size, time, number of requests), the checks of its hea
 model's thread. Everything that is refused is told as {"error": plain text}.
 """
 
-import asyncio
 import functools
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib import metadata, resources
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from fastapi import APIRouter, Depends, FastAPI, Form, Path, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, Form, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from jaxtyping import UInt8
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
-from fsl_jax.evaluation._report.html import Markup, join, tag
-from fsl_jax.serving.batching import BLOCKS, MOST, Answer, Batcher, Catalogue, Full, Question, Shelf
+from fsl_jax.serving.catalogue import MOST, Catalogue, Shelf
+from fsl_jax.serving.described import described
 from fsl_jax.serving.limits import (
     ID,
-    PHOTOS_AT_ONCE,
     Guard,
     Limits,
     Refused,
     Token,
     as_json,
-    busy,
     check_label,
-    check_photo,
-    decode,
     error_body,
     failed,
-    thumbnail_of,
 )
 from fsl_jax.serving.metrics import Meter
+from fsl_jax.serving.schema import (
+    AddedPhotos,
+    AddForm,
+    Articles,
+    Error,
+    Found,
+    Guessed,
+    Health,
+    Hits,
+    Listed,
+    Ranked,
+    RemovedPhotos,
+    SearchForm,
+)
+from fsl_jax.serving.service import Service
 
 if TYPE_CHECKING:
     from fsl_jax.search.searching import Hit
 
-DECODERS = min(8, os.cpu_count() or 1)
 LISTED = 500
 """Articles of one page of the list."""
 KEEP = "private, max-age=86400, immutable"
 """A thumbnail's address names the state of the catalogue, and so its photo never changes."""
 ROWS = 2**31
-
-Result = TypeVar("Result")
-
-
-class Error(BaseModel):
-    """Why a request was refused."""
-
-    error: str
-
-
-class Found(BaseModel):
-    """An article that was found: the best of its photos."""
-
-    label: str
-    id: str
-    score: float = Field(description="Cosine similarity, -1 to 1; larger is nearer.")
-    probability: float | None = Field(
-        description="That it is the same article; null: the index is not calibrated."
-    )
-    same_article: bool | None = Field(description="The score reaches the threshold; null: no calibration.")
-    photos: int = Field(description="Photos of the label in the index.")
-    thumbnail: str = Field(description="Address of its small photo.")
-
-
-class Hits(BaseModel):
-    """The nearest articles, the best first."""
-
-    hits: list[Found]
-    threshold: float | None = Field(description="Score from which on it counts as the same article.")
-
-
-class Ranked(BaseModel):
-    """A label and its probability among those of the index."""
-
-    label: str
-    probability: float
-
-
-class Guessed(BaseModel):
-    """The label of a photo."""
-
-    label: str | None = Field(description="null: the photo is of none of the labels.")
-    probability: float | None
-    score: float | None = Field(description="Cosine similarity with the label's mean direction.")
-    ranked: list[Ranked]
-
-
-class Listed(BaseModel):
-    """An article of the index."""
-
-    label: str
-    photos: int
-    ids: list[str]
-    thumbnail: str
-
-
-class Articles(BaseModel):
-    """Articles in the order of the alphabet."""
-
-    articles: list[Listed]
-    total: int
-    offset: int
-
-
-class AddedPhotos(BaseModel):
-    """What was added."""
-
-    label: str
-    ids: list[str]
-    photos: int = Field(description="Photos of the label in the index now.")
-
-
-class RemovedPhotos(BaseModel):
-    """What was removed."""
-
-    removed: int = Field(description="Photos.")
-
-
-class Health(BaseModel):
-    """The service's state, and what it allows."""
-
-    status: Literal["ready"]
-    photos: int
-    articles: int
-    calibrated: bool
-    writable: bool = Field(description="A token is configured.")
-    digest: str = Field(description="Of the model's weights and preprocessing.")
-    k: int = Field(description="Articles of an answer where no number is given.")
-    max_k: int
-    max_upload: int = Field(description="Bytes of one photo.")
-    max_pixels: int = Field(description="Width times height.")
-    version: str
-
-
-class SearchForm(BaseModel):
-    """A photo and how many articles are wanted."""
-
-    model_config = ConfigDict(extra="forbid")
-    photo: UploadFile = Field(description="JPEG, PNG, WebP, GIF, BMP or TIFF.")
-    k: Annotated[int, Field(ge=1, le=MOST)] | None = Field(None, description="Articles of the answer.")
-
-
-class AddForm(BaseModel):
-    """Photos of one article."""
-
-    model_config = ConfigDict(extra="forbid")
-    label: str = Field(description="Name of the article; new, or one that is there.")
-    photos: list[UploadFile] = Field(
-        min_length=1, max_length=PHOTOS_AT_ONCE, description=f"One file or more, at most {PHOTOS_AT_ONCE}."
-    )
 
 
 class Json(JSONResponse):
@@ -174,127 +66,6 @@ class Json(JSONResponse):
     def render(self, content: Any) -> bytes:
         """Writes plain values."""
         return as_json(content)
-
-
-class Service:
-    """What the routes share: the catalogue, the threads, and the limits.
-
-    Attributes:
-      catalogue: What is served.
-      limits: What a request may hold.
-      token: What allows changes.
-      meter: Figures.
-    """
-
-    def __init__(self, catalogue: Catalogue, limits: Limits, token: Token, meter: Meter) -> None:
-        """Prepares the threads; `start` starts the model's."""
-        self.catalogue, self.limits, self.token, self.meter = catalogue, limits, token, meter
-        self._batcher = Batcher[Question, Answer](
-            catalogue.answer,
-            largest=BLOCKS[-1],
-            waiting=max(limits.max_concurrent, PHOTOS_AT_ONCE),
-            meter=meter,
-        )
-        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
-        self._heavy = ThreadPoolExecutor(1, "decode-large")
-        self._writer = ThreadPoolExecutor(1, "write")
-
-    async def start(self) -> None:
-        """Compiles everything, and starts the model's thread."""
-        await asyncio.to_thread(self.catalogue.warm_up)
-        self._batcher.largest = self.catalogue.largest
-        self._batcher.start()
-
-    async def stop(self) -> None:
-        """Ends all threads, the writer's work included."""
-        await asyncio.to_thread(self._batcher.stop)
-        for pool in (self._decoders, self._heavy, self._writer):
-            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
-
-    async def ask(self, image: UInt8[np.ndarray, "s s c"], kind: str, k: int = 1) -> Answer:
-        """Asks the model; see `Question`.
-
-        Raises:
-          Refused: 503, too much waits.
-        """
-        try:
-            return await self._batcher(Question(image, kind, k))  # type: ignore[arg-type]
-        except Full:
-            raise busy() from None
-
-    async def read(self, photo: UploadFile) -> tuple[bytes, UInt8[np.ndarray, "s s c"]]:
-        """Checks and decodes an upload.
-
-        Returns:
-          The file, and the square for the model.
-
-        Raises:
-          Refused: See `check_photo` and `decode`.
-        """
-        if (photo.size or 0) > self.limits.max_upload:
-            check_photo(b"\0" * (self.limits.max_upload + 1), self.limits)  # says that it is too large
-        data = await photo.read()
-        header = await _in(self._decoders, check_photo, data, self.limits)
-        with self.meter.decoding.time():
-            pool = self._heavy if header.heavy else self._decoders
-            return data, await _in(pool, decode, data, self.catalogue.shelf.index.preprocess)
-
-    async def answer(self, photo: UploadFile, kind: str, k: int = 1) -> Answer:
-        """Reads an upload and asks the model."""
-        _, image = await self.read(photo)
-        return await self.ask(image, kind, k)
-
-    async def add(self, label: str, photos: Sequence[UploadFile]) -> AddedPhotos:
-        """Adds photos of an article, all of them or none.
-
-        Raises:
-          Refused: 4xx that names the photo by its place, or 409 where one is there already.
-        """
-        from fsl_jax.search._adding import checksum
-
-        embeddings, pixels, thumbnails = [], [], []
-        for place, photo in enumerate(photos, start=1):
-            try:
-                data, image = await self.read(photo)
-                thumbnails.append(await _in(self._decoders, thumbnail_of, data))
-            except Refused as refused:
-                raise Refused(
-                    refused.status_code, f"photo {place} of {len(photos)}: {refused.detail}"
-                ) from refused
-            embeddings.append((await self.ask(image, "embed")).embedding)
-            pixels.append(checksum(image))
-        ids = [f"{label}/{sum}" for sum in pixels]
-        add = functools.partial(
-            self.catalogue.add, label=label, ids=ids, thumbnails=thumbnails, pixels=pixels
-        )
-        await self._changed(409, add, np.stack(embeddings))
-        return AddedPhotos(label=label, ids=ids, photos=self.catalogue.shelf.photos_of(label))
-
-    async def remove(self, *, ids: Sequence[str] = (), labels: Sequence[str] = ()) -> RemovedPhotos:
-        """Removes photos.
-
-        Raises:
-          Refused: 404, one is not there.
-        """
-        count = await self._changed(404, functools.partial(self.catalogue.remove, ids=ids, labels=labels))
-        return RemovedPhotos(removed=count)
-
-    async def _changed(self, refusal: int, change: Callable[..., Result], *arguments: Any) -> Result:
-        """Makes a change; once begun it is brought to its end, also where the client does not wait."""
-        folder = str(self.catalogue.shelf.index.folder)
-        try:
-            return await asyncio.shield(_in(self._writer, change, *arguments))
-        except ValueError as error:
-            # The client is told why, and not where on this machine.
-            raise Refused(
-                refusal, str(error).replace(f" {folder}", "").replace(folder, "the index")
-            ) from error
-        except OSError as error:
-            raise Refused(503, "the index cannot be written just now; try again", retry_after="30") from error
-
-
-def _in(pool: ThreadPoolExecutor, work: Callable[..., Result], *arguments: Any) -> "asyncio.Future[Result]":
-    return asyncio.get_running_loop().run_in_executor(pool, functools.partial(work, *arguments))
 
 
 def create_app(catalogue: Catalogue, *, limits: Limits, token: Token, meter: Meter) -> Guard:
@@ -590,104 +361,4 @@ async def script() -> Response:
 @pages.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
     """Returns the interface's description as a page that loads nothing from elsewhere."""
-    return HTMLResponse(_described(request.app.openapi()))
-
-
-def _described(schema: dict[str, Any]) -> str:
-    """Writes an OpenAPI description as HTML."""
-    parts = [
-        _operation(path, method, operation, schema)
-        for path, methods in schema["paths"].items()
-        for method, operation in methods.items()
-    ]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", "fsl-jax: interface"),
-        Markup('<link rel="icon" href="data:,"><link rel="stylesheet" href="/page.css">'),
-    )
-    top = tag(
-        "header",
-        tag("h1", "Interface"),
-        tag("p", schema["info"]["summary"], class_="soft"),
-        tag("p", tag("a", "To the page", href="/"), " · ", tag("a", "OpenAPI as JSON", href="/openapi.json")),
-    )
-    body = tag("body", top, tag("main", *parts, class_="docs"))
-    return join(Markup("<!doctype html>\n"), tag("html", head, body, lang="en"))
-
-
-def _operation(path: str, method: str, operation: dict[str, Any], schema: dict[str, Any]) -> Markup:
-    content = operation.get("requestBody", {}).get("content", {})
-    fields = [
-        (name, _words(value), value.get("description", "")) for name, value in _properties(content, schema)
-    ]
-    fields += [
-        (each["name"], _words(each["schema"]), each.get("description", ""))
-        for each in operation.get("parameters", [])
-    ]
-    refusals = sorted(
-        (status, "", told["description"]) for status, told in operation["responses"].items() if status >= "4"
-    )
-    good = operation["responses"].get("200") or operation["responses"].get("201") or {}
-    given = [
-        (name, _words(value), value.get("description", ""))
-        for name, value in _properties(good.get("content", {}), schema)
-    ]
-    return tag(
-        "section",
-        tag("h2", tag("code", f"{method.upper()} {path}")),
-        tag("p", operation.get("description", "")),
-        tag("pre", _example(path, method, operation)),
-        *_table("Fields", fields),
-        *_table("Answer", given),
-        *_table("Refusals", refusals),
-    )
-
-
-def _properties(content: dict[str, Any], schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Lists the fields of a form or an answer; those of an item of a list as "hits[].label"."""
-    for media in content.values():
-        return _fields(media.get("schema", {}), schema, "")
-    return []
-
-
-def _fields(value: dict[str, Any], schema: dict[str, Any], prefix: str) -> list[tuple[str, dict[str, Any]]]:
-    name = value.get("$ref", "").rsplit("/", 1)[-1]
-    found = []
-    for field, told in schema["components"]["schemas"].get(name, {}).get("properties", {}).items():
-        found.append((prefix + field, told))
-        found += _fields(told.get("items", {}), schema, f"{prefix}{field}[].")
-    return found
-
-
-def _words(value: dict[str, Any]) -> str:
-    """Says a type in words, such as "integer, 1 to 100"."""
-    for choice in value.get("anyOf", []):
-        if choice.get("type") != "null":
-            return f"{_words(choice)}, or null"
-    if value.get("type") == "array":
-        return "list" if "$ref" in value["items"] else f"list of {_words(value['items'])}"
-    kind = "file" if "contentMediaType" in value or value.get("format") == "binary" else value.get("type", "")
-    limits = [f"{value[name]:,.0f}" for name in ("minimum", "maximum") if name in value]
-    return f"{kind}, {' to '.join(limits)}" if limits else kind
-
-
-def _example(path: str, method: str, operation: dict[str, Any]) -> str:
-    body = operation.get("requestBody", {}).get("content", {})
-    flags = [] if method == "get" else [f"-X {method.upper()}"] if not body else []
-    flags += ["-H 'Authorization: Bearer TOKEN'"] if operation.get("security") else []
-    flags += ["-F label=NAME", "-F photos=@photo.jpg"] if path == "/articles" and body else []
-    flags += ["-F photo=@photo.jpg"] if path in ("/search", "/classify") else []
-    address = quote(path, safe="/{}").replace("{row}", "0").replace("{label}", "NAME")
-    query = "?id=ID" if path == "/articles" and method == "delete" else ""
-    return " ".join(["curl", *flags, f"'http://localhost:8000{address}{query}'"])
-
-
-def _table(caption: str, rows: Sequence[tuple[str, str, str]]) -> list[Markup]:
-    if not rows:
-        return []
-    lines = [
-        tag("tr", tag("th", name, scope="row"), tag("td", kind), tag("td", told)) for name, kind, told in rows
-    ]
-    return [tag("div", tag("table", tag("caption", caption), tag("tbody", *lines)), class_="scroll")]
+    return HTMLResponse(described(request.app.openapi()))

@@ -85,17 +85,16 @@ def open_app(index: Path, *, engine: str, limits: "Limits", token: "Token") -> "
     """
     from fsl_jax.search.index import Index
     from fsl_jax.search.models import load_model
-    from fsl_jax.search.searching import Searcher, engine_of
+    from fsl_jax.search.searching import Searcher, make_searcher
     from fsl_jax.serving.app import create_app
-    from fsl_jax.serving.batching import Catalogue
+    from fsl_jax.serving.catalogue import Catalogue
     from fsl_jax.serving.metrics import Meter
 
     opened, meter = Index.open(index), Meter()
     embedder = load_model(opened.model)
 
     def renew(changed: Index) -> Searcher:
-        # No engine takes an index without photos, and none is asked then.
-        return Searcher(changed, embedder, engine_of(changed, engine) if len(changed) else None)  # type: ignore[arg-type]
+        return make_searcher(changed, embedder, engine)
 
     catalogue = Catalogue(renew(opened), renew=renew, k=limits.k, meter=meter)
     return create_app(catalogue, limits=limits, token=token, meter=meter)

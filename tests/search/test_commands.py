@@ -70,7 +70,11 @@ def calibration(monkeypatch):
         calls.append((len(embeddings), len(labels), false_accept_rate))
         return Calibrated.from_json({"threshold": 0.9, "false_accept_rate": false_accept_rate})
 
-    module = SimpleNamespace(fit=fit, Calibration=Calibrated)
+    def fit_with(queries, query_labels, embeddings, labels, *, false_accept_rate):
+        calls.append((sorted(query_labels), len(queries), len(embeddings), len(labels), false_accept_rate))
+        return Calibrated.from_json({"threshold": 0.8, "false_accept_rate": false_accept_rate})
+
+    module = SimpleNamespace(fit=fit, fit_with=fit_with, Calibration=Calibrated)
     monkeypatch.setitem(sys.modules, "fsl_jax.search.calibration", module)
     import fsl_jax.search
 
@@ -206,6 +210,22 @@ def test_an_index_can_be_calibrated_anew(index, calibration):
     assert Index.open(index).calibration.false_accept_rate == 0.001
 
 
+def test_an_index_is_calibrated_with_photos_beside_it(index, shop, tmp_path, calibration):
+    calibration.clear()
+    asked = tmp_path / "asked"
+    for label in ("cap", "shoe"):
+        (asked / label).mkdir(parents=True)
+        Image.new("RGB", (20, 20), (200, 30, len(label))).save(asked / label / "0.png")
+    (asked / "shoe" / "1.png").write_bytes(b"no photo")
+    arguments = ["--source", "image_folder", "--root", asked, "--false-accept-rate", 0.05]
+    done = fsl_jax("index", "calibrate", index, *arguments, status=3)
+    photos = len(Index.open(index))
+    assert calibration == [(["cap", "shoe"], 2, photos, photos, 0.05)]
+    assert "1.png" in done.stderr
+    assert "from a score of 0.800 on" in done.stdout
+    assert Index.open(index).calibration.threshold == 0.8
+
+
 @pytest.mark.parametrize("rate", [0, 1, -0.1])
 def test_a_rate_that_is_none_is_refused_before_anything_is_done(shop, tmp_path, rate, model):
     result = fsl_jax("index", "build", "--out", tmp_path / "index", "--false-accept-rate", rate, status=1)
@@ -310,6 +330,25 @@ def test_a_search_finds_the_article_and_says_whether_it_is_the_same(index, shop)
     assert best["score"] == pytest.approx(1, abs=1e-5)
     assert best["probability"] == pytest.approx(1, abs=1e-5)
     assert (best["same"], second["same"], best["photos"]) == (True, False, 2)
+
+
+def test_a_second_look_is_asked_for_by_flags(index, shop, monkeypatch):
+    seen = {}
+    opened = searching.open_searcher
+
+    def open_searcher(folder, **options):
+        seen.update(options)
+        return opened(folder, **options)
+
+    monkeypatch.setattr(searching, "open_searcher", open_searcher)
+    photo = sorted(shop.glob("*/*.png"))[0]
+    arguments = ("--expand", 2, "--rerank", 30, "--whiten", 2, "--json")
+    found = json.loads(fsl_jax("search", index, photo, *arguments).stdout)
+    assert seen["refinement"] == searching.Refinement(expand=2, rerank=30)
+    assert seen["whiten"] == 2
+    assert found["hits"][0]["label"] == photo.parent.name
+    wrong = fsl_jax("search", index, photo, "--rerank", 5, status=1)
+    assert "rerank is 5 candidates; expected more than k1" in wrong.stderr
 
 
 def test_an_index_without_calibration_gives_scores_alone(index, shop):

@@ -9,10 +9,11 @@ import pytest
 
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.embedder import Embedder
-from fsl_jax.search import models, searching
+from fsl_jax.search import calibration, models, searching
 from fsl_jax.search.engines import Found
 from fsl_jax.search.index import Index
-from fsl_jax.search.searching import Hit, Searcher
+from fsl_jax.search.rerank import k_reciprocal
+from fsl_jax.search.searching import Hit, Refinement, Searcher
 
 PREPROCESS = Preprocess(size=16, channels=3, fit="pad", mean=(0.5,), std=(0.5,))
 
@@ -252,3 +253,103 @@ def test_a_model_is_loaded_by_its_words(tmp_path, monkeypatch):
         models.load_model({"workdir": "/gone"})
     with pytest.raises(ValueError, match="expected published and fit, or workdir"):
         models.load_model({"published": "resnet50"})
+
+
+def sphere(folder, labels=12, photos=4):
+    """Photos around one direction a label, some of which lie nearer to another's."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((labels, 8))
+    names = [f"label {i // photos:02d}" for i in range(labels * photos)]
+    rows = np.repeat(centres, photos, axis=0) + 1.2 * rng.standard_normal((labels * photos, 8))
+    embedder = dataclasses.replace(flat_mean(), embed=lambda images: np.zeros((len(images), 8), np.float32))
+    index = Index.create(folder, embedder=embedder, model={"published": "mean colour", "fit": "pad"})
+    index = index.add(
+        rows, ids=[f"photo {i}" for i in range(len(rows))], labels=names, paths=[""] * len(rows),
+        thumbnails=[b""] * len(rows), digest="mean colour",
+    )  # fmt: skip
+    queries = np.repeat(centres, 2, axis=0) + 1.2 * rng.standard_normal((2 * labels, 8))
+    return index, embedder, queries / np.linalg.norm(queries, axis=1, keepdims=True)
+
+
+def first_of_labels(index, order):
+    seen = dict.fromkeys(index.labels[row] for row in order)
+    return list(seen)
+
+
+def test_query_expansion_searches_again_with_query_and_photos(tmp_path):
+    index, embedder, queries = sphere(tmp_path / "index")
+    gallery = index.embeddings
+    how = Refinement(expand=3, alpha=2.0)
+    found = Searcher(index, embedder, BruteForce(gallery), how).search(queries, k=5)
+    plain = Searcher(index, embedder, BruteForce(gallery)).search(queries, k=5)
+    for query, hits in zip(queries, found, strict=True):
+        cosine = gallery @ query
+        total = query.copy()
+        for row in np.argsort(-cosine, kind="stable")[:3]:
+            total += max(cosine[row], 0.0) ** 2.0 * gallery[row]
+        order = np.argsort(-(gallery @ total), kind="stable")
+        assert [hit.label for hit in hits] == first_of_labels(index, order)[:5]
+        np.testing.assert_allclose([hit.score for hit in hits], [cosine[hit.row] for hit in hits], rtol=1e-5)
+    assert [h.label for hits in found for h in hits] != [h.label for hits in plain for h in hits]
+
+
+def test_reranked_candidates_come_first_and_the_others_stay(tmp_path):
+    index, embedder, queries = sphere(tmp_path / "index")
+    gallery = index.embeddings
+    how = Refinement(rerank=12, k1=5, k2=2)
+    found = Searcher(index, embedder, BruteForce(gallery), how).search(queries, k=12)
+    changed = 0
+    for query, hits in zip(queries, found, strict=True):
+        order = np.argsort(-(gallery @ query), kind="stable")
+        candidates = Found((gallery @ query)[None, order[:12]], order[None, :12])
+        best = k_reciprocal(
+            query[None].astype(np.float32), gallery, candidates, k1=5, k2=2, lambda_value=0.3
+        ).rows[0]
+        assert [hit.label for hit in hits] == first_of_labels(index, [*best, *order[12:]])
+        assert sorted(hit.label for hit in hits) == sorted(set(index.labels))
+        changed += [hit.label for hit in hits] != first_of_labels(index, order)
+        np.testing.assert_allclose([h.score for h in hits], gallery[[h.row for h in hits]] @ query, rtol=1e-5)
+    assert changed
+
+
+def test_a_whitened_search_compares_whitened_photos_and_is_calibrated_for_them(tmp_path):
+    index, embedder, queries = sphere(tmp_path / "index")
+    index = index.calibrated(calibration.fit(index.embeddings, index.labels, false_accept_rate=0.02))
+    searcher = searching.make_searcher(index, embedder, "exact", whiten=5)
+    found = searcher.search(queries, k=4)
+    mean = index.embeddings.mean(axis=0)
+    values, directions = np.linalg.eigh(np.cov(index.embeddings.T, bias=True))
+    kernel = directions[:, ::-1][:, :5] / np.sqrt(values[::-1][:5])
+    white = lambda points: (  # noqa: E731
+        (points - mean) @ kernel / np.linalg.norm((points - mean) @ kernel, axis=1, keepdims=True)
+    )
+    similarity = white(queries) @ white(index.embeddings).T
+    for row, hits in zip(similarity, found, strict=True):
+        order = np.argsort(-row, kind="stable")
+        assert [hit.label for hit in hits] == first_of_labels(index, order)[:4]
+        np.testing.assert_allclose([h.score for h in hits], [row[h.row] for h in hits], atol=1e-4)
+    expected = calibration.fit(
+        white(index.embeddings).astype(np.float32), index.labels, false_accept_rate=0.02
+    )
+    assert searcher.calibration.threshold == pytest.approx(expected.threshold, abs=1e-4)
+    assert found[0][0].probability == pytest.approx(float(expected.probability(found[0][0].score)), abs=1e-3)
+
+
+def test_all_refinements_work_together_on_an_index_smaller_than_they_ask_for(circle):
+    searcher = Searcher(
+        circle, flat_mean(), BruteForce(circle.embeddings), Refinement(expand=50, rerank=100, k1=2, k2=1)
+    )
+    (hits,) = searcher.search(np.array([[1.0, 0.1, 0.0]]), k=50)
+    assert {hit.label for hit in hits} == set(circle.labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"expand": -1}, "expand is -1"),
+        ({"rerank": 20}, "rerank is 20 candidates; expected more than k1, 20, such as 100"),
+    ],
+)
+def test_refinements_out_of_range_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        Refinement(**options)

@@ -10,7 +10,8 @@ from toy import PREPROCESS, Loop, make_guard, photo_of, served, toy_embedder
 from fsl_jax.embedder import Embedder
 from fsl_jax.search.index import Index
 from fsl_jax.search.searching import Searcher
-from fsl_jax.serving.batching import Batcher, Catalogue, Full, Question, fastest
+from fsl_jax.serving.batching import Batcher, Full
+from fsl_jax.serving.catalogue import Catalogue, Question, fastest
 from fsl_jax.serving.limits import decode
 from fsl_jax.serving.metrics import Meter
 

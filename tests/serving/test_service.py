@@ -2,14 +2,18 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from PIL import Image
 from toy import BEARER, LABELS, WORD, as_bytes, drawn, make_index, photo_of, served, toy_embedder
 
 from fsl_jax.embedder import Embedder
 from fsl_jax.search.index import Index
+from fsl_jax.serving import limits as limits_module
+from fsl_jax.serving import service as service_module
 from fsl_jax.serving.metrics import JsonLines
 
 
@@ -110,6 +114,35 @@ def test_an_added_article_is_found_at_once_and_a_removed_one_never_again(changin
     assert len(Index.open(changing.guard.app.state.service.catalogue.shelf.index.folder)) == 13
     assert changing.delete("/articles/upside down", headers=BEARER).json() == {"removed": 1}
     assert "upside down" not in {hit["label"] for hit in changing.search(photo, k=100).json()["hits"]}
+
+
+def test_what_another_process_adds_is_found(changing):
+    catalogue = changing.guard.app.state.service.catalogue
+    photo = as_bytes(drawn("red cap").rotate(180))
+    other = Index.open(catalogue.shelf.index.folder)
+    embedder = catalogue.shelf.searcher.embedder
+    image = limits_module.decode(photo, other.preprocess)
+    other.add(
+        np.asarray(embedder.embed(image[None])), ids=["new/0"], labels=["from elsewhere"], paths=[""],
+        thumbnails=[limits_module.thumbnail_of(photo)], digest=embedder.digest,
+    )  # fmt: skip
+    end = time.monotonic() + 20
+    while changing.get("/health").json()["photos"] != 13 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert best_of(changing.search(photo))["label"] == "from elsewhere"
+
+
+def test_an_index_that_goes_away_is_told_once_and_served_on(changing, caplog, monkeypatch):
+    monkeypatch.setattr(service_module, "WATCHED", 0.05)
+    catalogue = changing.guard.app.state.service.catalogue
+    (catalogue.shelf.index.folder / "index.json").rename(catalogue.shelf.index.folder / "aside")
+    end, told = time.monotonic() + 20, []
+    while not told and time.monotonic() < end:
+        time.sleep(0.1)
+        told = [r for r in caplog.records if "cannot be served" in r.message]
+    time.sleep(0.5)
+    assert len([r for r in caplog.records if "cannot be served" in r.message]) == 1
+    assert changing.search(as_bytes(drawn("red cap"))).status_code == 200
 
 
 def test_all_photos_of_a_request_are_added_or_none(changing):

@@ -33,7 +33,7 @@ from fsl_jax.search.engines import Found
 from fsl_jax.search.index import Index
 from fsl_jax.search.searching import Searcher
 from fsl_jax.serving.app import create_app
-from fsl_jax.serving.batching import Catalogue
+from fsl_jax.serving.catalogue import Catalogue
 from fsl_jax.serving.limits import Limits, Token, decode, thumbnail_of
 from fsl_jax.serving.metrics import Meter
 
@@ -132,7 +132,9 @@ def make_index(folder, *, photos=2, calibrated=False):
     )
     if calibrated:
         index = index.calibrated(
-            Calibration(slope=60.0, intercept=-58.2, threshold=0.97, false_accept_rate=0.01, pairs=12)
+            Calibration(
+                slope=60.0, intercept=-58.2, threshold=0.97, false_accept_rate=0.01, pairs=12, looked_up=6
+            )
         )
     return index
 
