@@ -17,6 +17,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
+from fsl_jax import distributed
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.cache import cache_folder, keep, write_whole
 from fsl_jax.data.read import read_rows
@@ -202,7 +203,7 @@ def features_of(embedder: Embedder, table: Table, *, mesh: Mesh, block: int) -> 
       The table with float32 `images` [n, 1, 1, d].
     """
     file = cache_folder() / "features" / f"{_identity(embedder, table)}.npy"
-    if file.exists():
+    if distributed.all_agree(file.exists()):
         features = np.load(file, allow_pickle=False)
         os.utime(file)
     else:

@@ -5,11 +5,13 @@ Flags only; the run is put together in `run.py`.
 
 import logging as logging_formats
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from fsl_jax import distributed
 from fsl_jax.config import config_file
 
 FLAGS = flags.FLAGS
@@ -32,6 +34,17 @@ _CPU_DEVICES = flags.DEFINE_integer(
     0,
     "Devices that a CPU is taken for; 0 takes one a core (at most 8) where steps are of tasks, else one.",
     lower_bound=0,
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of this run; all are given the same command and workdir."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; found out on SLURM, Open MPI, Cloud TPU and Kubernetes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the run has.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+_CONNECT_TIMEOUT = flags.DEFINE_integer(
+    "connect_timeout", distributed.CONNECT, "Seconds in which all processes must have come.", lower_bound=1
 )
 
 
@@ -111,7 +124,24 @@ def configured(arguments: list[str]) -> tuple[ConfigDict | None, list[str], Path
     # Tasks share nothing but the parameters; the photos of a flat batch are one batch, which one device does best.
     if _CPU_DEVICES.value or (settled is not None and settled.sampler.name == "episodes"):
         machine.use_cpu_devices(_CPU_DEVICES.value)
+    _join()
     return config, given, default_workdir
+
+
+def _join() -> None:
+    """Joins the other processes, where this run has any."""
+    of_several = {
+        "--coordinator": _COORDINATOR.value, "--num_processes": _NUM_PROCESSES.value, "--process_id": _PROCESS_ID.value
+    }  # fmt: skip
+    if _DISTRIBUTED.value:
+        distributed.join(
+            coordinator=_COORDINATOR.value,
+            num_processes=_NUM_PROCESSES.value,
+            process_id=_PROCESS_ID.value,
+            timeout=_CONNECT_TIMEOUT.value,
+        )
+    elif given := [name for name, value in of_several.items() if value is not None]:
+        raise ValueError(f"{given[0]} is of runs in several processes: add --distributed")
 
 
 def run(arguments: list[str]) -> int:
@@ -139,11 +169,34 @@ def run(arguments: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, and turns what a user can mend into one line."""
+    arguments = list(sys.argv if arguments is None else arguments)
+    if distributed.is_supervised():
+        distributed.watch_parent()
+    elif "--distributed" in arguments or "--distributed=true" in arguments:
+        # JAX aborts a process when another one is lost; then its parent says what happened.
+        command = [sys.executable, "-m", "fsl_jax.main", *arguments[1:]]
+        return distributed.supervise(command, continues="the same command continues from the last checkpoint")
     try:
-        return run(list(sys.argv if arguments is None else arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return run(arguments)
+    except Exception as error:
+        plain = isinstance(error, ValueError | OSError)
+        if not distributed.is_joined():
+            if not plain:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        if _is_of_a_peer(error):
+            distributed.await_verdict()
+        print(f"error: {error}" if plain else traceback.format_exc(), file=sys.stderr)
+        distributed.leave(2 if plain else 1)
+        raise
+
+
+def _is_of_a_peer(error: Exception) -> bool:
+    """Says whether an error is that of a collective whose other side is gone."""
+    return any(
+        sign in str(error) for sign in ("Gloo", "Connection closed by peer", "NCCL", "DEADLINE_EXCEEDED")
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+from fsl_jax import distributed
+
 Item = TypeVar("Item")
 
 SILENT_SECONDS = 1.0
@@ -18,7 +20,7 @@ def track(
     """Passes items on, and reports count, rate and time left on stderr.
 
     A terminal gets a bar once the job has taken a second; anything else, such as a log file, a line every
-    ten.
+    ten. Of several processes the first reports.
 
     Args:
       items: What is worked through.
@@ -31,6 +33,8 @@ def track(
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
+    if not distributed.is_first():
+        return iter(items)
     show = _with_bar if sys.stderr.isatty() else _with_lines
     return show(items, description, total, unit)
 
@@ -70,6 +74,8 @@ class Counter:
 
     def __call__(self, done: int, total: int) -> None:
         """Reports so many done; the last report closes the bar."""
+        if not distributed.is_first():
+            return
         now = time.monotonic()
         seconds = max(now - self._start, 1e-9)
         if not sys.stderr.isatty():

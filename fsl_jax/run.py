@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from fsl_jax import embedder
+from fsl_jax import distributed, embedder
 from fsl_jax.algorithms.base import Variables
 from fsl_jax.building import (
     build,
@@ -35,7 +35,7 @@ from fsl_jax.data.table import Coded, Table
 from fsl_jax.data.targets import taxonomy_of, told, with_targets
 from fsl_jax.evaluation.judge import Judge
 from fsl_jax.evaluation.searching import Searcher
-from fsl_jax.mesh import AXIS, data_mesh, over_rows, replicated, usable_devices
+from fsl_jax.mesh import AXIS, data_mesh, joined, over_rows, place, replicated, usable_devices
 from fsl_jax.predictor import Predictor, probabilities
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.plan import Plan
@@ -203,7 +203,7 @@ class Run:
         variables = with_whitened_head(
             self.algorithm, state.variables, table, self.preprocess, augment, key, epsilon=epsilon
         )
-        return state.replace(variables=jax.device_put(variables, replicated(self.mesh)))  # type: ignore[attr-defined]
+        return state.replace(variables=place(variables, replicated(self.mesh)))  # type: ignore[attr-defined]
 
     def refresh(self, table: Table, plan: RefreshedPlan) -> Refresh:
         """Returns what embeds all training photos, and looks up each anchor's nearest wrong gallery photos.
@@ -224,9 +224,9 @@ class Run:
 
         def refreshed(state: TrainState) -> TrainState:
             embeddings = photos.embeddings(state.variables)
-            place, found = spread(embeddings[filled], label[filled], embeddings[gallery], label[gallery])
-            window = Neighbours(place[: len(anchor)], found[: len(anchor)])
-            return state.replace(window=jax.device_put(window, replicated(self.mesh)))  # type: ignore[attr-defined]
+            given = embeddings[filled], label[filled], embeddings[gallery], label[gallery]
+            window = Neighbours(*joined([spread(*given)], self.mesh, rows=len(anchor)))
+            return state.replace(window=window)  # type: ignore[attr-defined]
 
         return refreshed
 
@@ -369,7 +369,7 @@ def finish(run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float) 
         say(f"warning: {seen} of {result['labels']} test labels were trained on: this is no test of new ones")
         result["labels_seen_in_training"] = seen
     checkpoints.close()
-    keep_result(run.workdir, result, parts, run.command)
+    distributed.by_first(lambda: keep_result(run.workdir, result, parts, run.command))
 
 
 def best_step(checkpoints: Checkpoints) -> int:

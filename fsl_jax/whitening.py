@@ -82,7 +82,7 @@ def whitened_head(
     Returns:
       {"kernel": [d, d], "bias": [d]}.
     """
-    mesh = data_mesh(jax.local_device_count())
+    mesh = data_mesh(jax.device_count())
 
     plain = jax.jit(lambda images, key: embed(preprocess(images)))
     changed = jax.jit(lambda images, key: embed(preprocess(augment(key, images))))
@@ -136,8 +136,10 @@ def with_whitened_head(
             "config.model.head.whitened is set, but this method puts a head of its own on the network"
         )
 
+    here = jax.tree.map(np.asarray, variables)  # what is closed over may not lie on another process's devices
+
     def below_head(images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        trees = {"params": variables.params, **variables.collections}
+        trees = {"params": here.params, **here.collections}
         for name in place:
             trees = {collection: tree[name] for collection, tree in trees.items() if name in tree}
         return network.apply(trees, images, statistics="running")[1]["body"]

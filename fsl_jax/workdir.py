@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fsl_jax import distributed
 from fsl_jax.config import as_json, base_config, differences
 from fsl_jax.data.cache import write_whole
 
@@ -29,11 +30,20 @@ SHOWN_OF_EACH = ("accuracy", "f1", "auc", "ap")
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Makes a workdir, or checks that an old one belongs to the same config.
+    """Makes a workdir, or checks that an old one belongs to the same config; of several processes the first does.
 
     Raises:
       ValueError: It was made with another config; the message says where they differ.
+      OSError: It cannot be written.
     """
+    distributed.by_first(lambda: _open(config, workdir))
+    if not (workdir / "config.json").exists():
+        raise ValueError(
+            f"{workdir} is not the same folder in all processes: give a --workdir that they share"
+        )
+
+
+def _open(config: ConfigDict, workdir: Path) -> None:
     if (workdir / "config.json").exists():
         different = differences(as_json(kept_config(workdir)), as_json(config), but=FREE_TO_CHANGE)
         if different:

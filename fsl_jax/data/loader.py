@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, UInt8
 
 from fsl_jax.data.read import Fit, read_row
 from fsl_jax.data.table import Table
-from fsl_jax.mesh import replicated, rows_sharding
+from fsl_jax.mesh import own_part, place, place_parts, replicated
 from fsl_jax.sampling.plan import Plan
 from fsl_jax.types import Batch, Episode, Key
 
@@ -77,7 +77,7 @@ class StreamingReader:
                     in_axes=(None, 0, None),
                 )
             )
-        self.constant = jax.device_put(self._columns, replicated(self.mesh))
+        self.constant = place(self._columns, replicated(self.mesh))
 
     def rows(self, step: int, count: int) -> Int[np.ndarray, "count *rows"]:
         """Returns the rows of the steps from `step` on."""
@@ -86,7 +86,10 @@ class StreamingReader:
             return np.asarray(self._rows(self._columns, steps, self._window))
 
     def inputs(self, step: int, count: int) -> StreamedPhotos:
-        """Returns the photos of the steps from `step` on, spread over the devices by their first axis."""
+        """Returns the photos of the steps from `step` on, spread over the devices by their first axis.
+
+        Each process reads those of its own devices.
+        """
         if step != self._next_step or self._steps is None:
             self.close()
             self._steps = self._read_from(step)
@@ -94,8 +97,7 @@ class StreamingReader:
             np.stack(parts) for parts in zip(*(next(self._steps) for _ in range(count)), strict=True)
         )
         self._next_step = step + count
-        images, rows = jax.device_put((images, rows), rows_sharding(self.mesh, axis=1))
-        return StreamedPhotos(images, rows)
+        return StreamedPhotos(*place_parts((images, rows), self.mesh, axis=1))
 
     def fetch(self, constant: Any, given: StreamedPhotos, window: Any = ()) -> Batch | Episode:
         """Joins one step's photos with their labels; runs inside the jitted step."""
@@ -117,7 +119,8 @@ class StreamingReader:
         while True:
             # Rows behind the end of a window depend on the next one.
             count = min(PLANNED, window - step % window) if window else PLANNED
-            yield from self._read(self.rows(step, count))
+            rows = self.rows(step, count)
+            yield from self._read(rows[:, own_part(self.mesh, rows.shape[1])])
             step += count
 
     def _read(self, rows: Int[np.ndarray, "steps *rows"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt8
 
 from fsl_jax.data.table import Table
-from fsl_jax.mesh import replicated, rows_sharding
+from fsl_jax.mesh import place, replicated, rows_sharding
 from fsl_jax.sampling.plan import Plan
 from fsl_jax.types import Batch, Episode, Key
 
@@ -55,7 +54,7 @@ class ResidentReader:
             )
         # Straight from the host to each device: an array on the first device would be there twice for a while.
         resident = ResidentSet(table.images, plan.columns(table), key)  # type: ignore[arg-type]
-        return cls(jax.device_put(resident, replicated(mesh)), plan, mesh)
+        return cls(place(resident, replicated(mesh)), plan, mesh)
 
     def inputs(self, step: int, count: int) -> Int[np.ndarray, "count"]:
         """Returns what the steps from `step` on are given: their numbers."""

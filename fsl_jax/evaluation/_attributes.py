@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from fsl_jax.evaluation._levels import PerName, ratio
-from fsl_jax.mesh import AXIS, over_rows, replicated
+from fsl_jax.mesh import AXIS, over_rows, place, replicated
 
 MOST_ROWS = (1 << 20) - 1
 """Rows up to which the sums of `attribute_ranking` cannot overflow."""
@@ -217,7 +217,7 @@ def spread_ranking(
     """Computes `attribute_ranking` with the attributes spread over the devices.
 
     Args:
-      scores: Larger is likelier; on the host, or on any devices of this process.
+      scores: Larger is likelier; on the host, or on any devices.
       truth: 1 yes, 0 no, -1 unknown.
       mesh: Devices; each gets the whole of both arrays, and as many attributes as any other or some fewer.
 
@@ -227,7 +227,7 @@ def spread_ranking(
     Raises:
       ValueError: As `attribute_ranking`.
     """
-    auc, ap = _spread(mesh)(*jax.device_put((scores, truth), replicated(mesh)))
+    auc, ap = _spread(mesh)(*place((scores, truth), replicated(mesh)))
     return np.asarray(auc), np.asarray(ap)
 
 
@@ -236,7 +236,7 @@ def _spread(mesh: Mesh) -> Callable[[Array, Array], Ranking]:
     """Prepares the program of some devices; once, so that a second call compiles nothing."""
     of_share = over_rows(mesh, _rankings, spread=(True, True), results=P(AXIS))
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def program(scores: Float[Array, "n a"], truth: Int[Array, "n a"]) -> Ranking:
         _check_ranked(scores, truth)
         attributes = scores.shape[1]

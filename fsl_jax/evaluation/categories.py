@@ -17,7 +17,7 @@ from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import classification, report
 from fsl_jax.evaluation.embed import photo_blocks
-from fsl_jax.mesh import rows_sharding
+from fsl_jax.mesh import joined, place, replicated, rows_sharding
 from fsl_jax.progress import track
 from fsl_jax.taxonomy import Taxonomy
 
@@ -112,23 +112,24 @@ class CategoryJudge:
         """Classifies every photo."""
         at_once, rows = BLOCK * self.mesh.size, len(self.table)
         blocks = track(
-            photo_blocks(self.table, self.preprocess, block=at_once),
+            photo_blocks(self.table, self.preprocess, mesh=self.mesh, block=BLOCK),
             description="classifying",
             total=-(-rows // at_once),
             unit="blocks",
         )
         sums, kept = None, []
         for i, images in enumerate(blocks):
-            given = jax.device_put((images, self._truth(i * at_once, at_once)), rows_sharding(self.mesh))
-            found = self._of_block(variables, *given)
+            truth = place(self._truth(i * at_once, at_once), rows_sharding(self.mesh))
+            found = self._of_block(variables, images, truth)
             sums = found["sums"] if sums is None else jax.tree.map(jnp.add, sums, found["sums"])
             kept.append({name: value for name, value in found.items() if name != "sums"})
         assert sums is not None
-        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[:rows], *kept)
+        sums = jax.jit(lambda sums: sums, out_shardings=replicated(self.mesh))(sums)
+        of_all = joined(kept, self.mesh, rows=rows)
         auc = ap = np.zeros(0)
-        if "scores" in joined:
+        if "scores" in of_all:
             auc, ap = classification.spread_ranking(
-                joined["scores"], jnp.asarray(self.table.numbers["attributes"]), self.mesh
+                of_all["scores"], jnp.asarray(self.table.numbers["attributes"]), self.mesh
             )
         nothing = np.zeros((rows, 0))
         return Counted(
@@ -137,8 +138,8 @@ class CategoryJudge:
             sums.get("attributes"),
             auc,
             ap,
-            np.asarray(joined.get("predicted", nothing), np.int32),
-            np.asarray(joined.get("surely", nothing)),
+            np.asarray(of_all.get("predicted", nothing), np.int32),
+            np.asarray(of_all.get("surely", nothing)),
         )
 
     def _truth(self, start: int, count: int) -> dict[str, np.ndarray]:
@@ -179,8 +180,8 @@ class CategoryJudge:
     def parts(self, counted: Counted) -> list[report.Part]:
         """Draws confusions, attributes and the surest mistakes."""
         parts: list[report.Part] = self._tables(counted)
-        for place, counts in enumerate(counted.levels):
-            level = self.taxonomy.levels[place]
+        for i, counts in enumerate(counted.levels):
+            level = self.taxonomy.levels[i]
             confusion = np.asarray(counts.confusion)
             parts.append(
                 report.confusion_grid(f"Confusions of {level.name}", confusion, level.names, most=SHOWN)

@@ -12,29 +12,42 @@ from jaxtyping import Array, Float, UInt8
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.read import Fit, read_row
 from fsl_jax.data.table import Table
-from fsl_jax.mesh import rows_sharding
+from fsl_jax.mesh import joined, own_part, place_parts, rows_sharding
 from fsl_jax.progress import track
 
 Embed = Callable[[UInt8[Array, "b h w c"]], Float[Array, "b d"]]
 
 
 def photo_blocks(
-    table: Table, preprocess: Preprocess, *, block: int
-) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-    """Reads a table's photos in blocks, the last one filled up with empty photos."""
+    table: Table, preprocess: Preprocess, *, mesh: Mesh, block: int
+) -> Iterator[UInt8[Array, "b h w c"]]:
+    """Reads a table's photos in blocks that are spread over a mesh, the last one filled up with empty photos.
+
+    Each process reads those of its own devices.
+
+    Args:
+      table: Photos.
+      preprocess: Says their size, where they are read from files.
+      mesh: Over which a block is spread.
+      block: Photos at once on each device.
+    """
+    at_once = block * mesh.size
+    own = own_part(mesh, at_once)
 
     def photo(row: int) -> np.ndarray:
         fit: Fit = preprocess.fit  # type: ignore[assignment]
         return read_row(table, row, size=preprocess.size, channels=preprocess.channels, fit=fit)
 
     with ThreadPoolExecutor() as threads:
-        for start in range(0, len(table), block):
-            rows = range(start, min(start + block, len(table)))
+        for start in range(0, len(table), at_once):
+            rows = range(min(start + own.start, len(table)), min(start + own.stop, len(table)))
             if table.has_features and table.images is not None:
                 images = table.images[rows.start : rows.stop]
-            else:
+            elif rows:
                 images = np.stack(list(threads.map(photo, rows)))
-            yield _filled(images, block)
+            else:
+                images = np.zeros((0, preprocess.size, preprocess.size, preprocess.channels), np.uint8)
+            yield place_parts(_filled(images, own.stop - own.start), mesh)
 
 
 def embed_table(
@@ -57,14 +70,12 @@ def embed_table(
       description: Of the progress bar.
 
     Returns:
-      One row a photo, in the table's order, on the devices.
+      One row a photo, in the table's order, on each device.
     """
-    at_once = block * mesh.size
-    blocks = photo_blocks(table, preprocess, block=at_once)
-    count = -(-len(table) // at_once)
+    blocks = photo_blocks(table, preprocess, mesh=mesh, block=block)
+    count = -(-len(table) // (block * mesh.size))
     shown = track(blocks, description=description, total=count, unit="blocks")
-    parts = [embed(jax.device_put(images, rows_sharding(mesh))) for images in shown]
-    return jnp.concatenate(parts)[: len(table)]
+    return joined([embed(images) for images in shown], mesh, rows=len(table))
 
 
 def embed_blocks(

@@ -1,6 +1,7 @@
 """Judges few-shot methods: accuracy on fixed, seeded episodes of labels that were never seen in training."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from fsl_jax.algorithms.base import Algorithm, Variables
-from fsl_jax.mesh import AXIS, over_rows
+from fsl_jax.mesh import AXIS, over_rows, replicated
 from fsl_jax.progress import track
 from fsl_jax.types import Episode
 
@@ -74,7 +75,7 @@ class EpisodeEvaluator:
 
         spread = over_rows(mesh, judge, spread=(False, True), results=P(AXIS))
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=replicated(mesh))
         def program(
             variables: Variables, constant: Any, given: Any
         ) -> tuple[Int[Array, "t q"], Int[Array, "t q"]]:

@@ -18,7 +18,7 @@ from fsl_jax.evaluation import probe, report, retrieval
 from fsl_jax.evaluation.categories import CategoryJudge
 from fsl_jax.evaluation.episodes import EpisodeEvaluator, EpisodeFigures
 from fsl_jax.evaluation.searching import Searcher
-from fsl_jax.mesh import replicated
+from fsl_jax.mesh import place, replicated
 from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.episodes import EpisodePlan
 from fsl_jax.sampling.keys import named_key
@@ -220,7 +220,7 @@ class Judge:
 
     def _here(self, variables: Variables) -> Variables:
         """Puts variables on all of the judge's devices; training may use fewer, where tasks do not spread evenly."""
-        return jax.device_put(variables, replicated(self.mesh))
+        return place(variables, replicated(self.mesh))
 
     def _episode_part(self, predicted: np.ndarray) -> report.Part:
         key = named_key(self.config.seed, "evaluate")

@@ -119,7 +119,9 @@ def few_shot_grid(
     Raises:
       ValueError: An unknown or missing option, arrays that do not fit, or too few labels with enough photos.
     """
-    rows, features = np.asarray(labels), jnp.asarray(embeddings)
+    # Of several processes each computes it by itself.
+    here = not isinstance(embeddings, jax.Array) or embeddings.is_fully_addressable
+    rows, features = np.asarray(labels), jnp.asarray(embeddings if here else np.asarray(embeddings))
     _check(features, rows, ways, shots, queries, repetitions, distance, classifiers, neighbours)
     needed = max(shots) + queries
     _, codes, counts = np.unique(rows, return_inverse=True, return_counts=True)

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from fsl_jax import distributed
 from fsl_jax.data.cache import write_whole
 
 
 def say(message: str) -> None:
-    """Tells the user something, on stderr, so that stdout keeps results alone."""
-    print(message, file=sys.stderr, flush=True)
+    """Tells the user something, on stderr, so that stdout keeps results alone; of several processes the first does."""
+    if distributed.is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -31,11 +33,14 @@ class MetricsLog:
     """Appends figures to metrics.jsonl and TensorBoard events.
 
     Each line is one JSON object with "step" and flat names such as "train/loss". What an earlier run wrote after the
-    step that it continues from is taken out, since it will be written again.
+    step that it continues from is taken out, since it will be written again. Of several processes the first writes.
     """
 
     def __init__(self, workdir: Path, *, start: int) -> None:
         """Opens the log of a workdir at a step."""
+        self._events: Any = None
+        if not distributed.is_first():
+            return
         from tensorboardX import SummaryWriter
 
         self.file = workdir / "metrics.jsonl"
@@ -44,6 +49,8 @@ class MetricsLog:
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes figures of one step."""
+        if self._events is None:
+            return
         line = {"step": step, **{name: float(value) for name, value in figures.items()}}
         with self.file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -53,7 +60,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes the event file."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
@@ -106,7 +114,7 @@ class Progress:
         self._bar: Any = None
         self._start, self._steps, self._seconds = start, steps, 0.0
         self._said = time.perf_counter()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and distributed.is_first():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

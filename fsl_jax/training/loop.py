@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fsl_jax import distributed
 from fsl_jax.training.checkpoint import Checkpoints, Described
 from fsl_jax.training.clock import Clock
 from fsl_jax.training.log import Averages, MetricsLog, Progress
@@ -31,22 +32,37 @@ class Diverged(ValueError):
 class Stop:
     """A request to stop at the end of the running dispatch.
 
+    Of several processes SIGTERM belongs to JAX: whichever gets it, all agree on the dispatch after which they stop.
+
     Attributes:
       asked_by: The signal that asked for it, or None.
     """
 
     asked_by: signal.Signals | None = None
+    _looked: int = 0
+    _interrupted: bool = False
+
+    def look(self) -> None:
+        """Is called after each dispatch; learns what the processes of a run have agreed on."""
+        if distributed.is_joined() and self.asked_by is None:
+            self._looked += 1
+            if distributed.stops(self._looked):
+                self.asked_by = signal.SIGINT if self._interrupted else signal.SIGTERM
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
         """Takes SIGINT and SIGTERM as requests; a second one ends the process at once."""
-        wanted = (signal.SIGINT, signal.SIGTERM)
+        wanted = (signal.SIGINT,) if distributed.is_joined() else (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in wanted}
 
         def ask(number: int, frame: FrameType | None) -> None:
             del frame
-            self.asked_by = signal.Signals(number)
-            signal.signal(number, before[self.asked_by])
+            signal.signal(number, before[signal.Signals(number)])
+            if distributed.is_joined():
+                self._interrupted = True
+                signal.raise_signal(signal.SIGTERM)
+            else:
+                self.asked_by = signal.Signals(number)
 
         for number in wanted:
             signal.signal(number, ask)
@@ -111,6 +127,7 @@ class Loop:
             averages.add(metrics, seconds=seconds)
             accuracy = metrics["accuracy"][-1] if "accuracy" in metrics else None
             self.progress.update(step, metrics["loss"][-1], accuracy, seconds=seconds)
+            self.stop.look()
             self._whatever_is_due(step, state, averages, warned)
         if step < self.clock.steps:
             self._save(step, state, None)

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from fsl_jax.algorithms.base import Algorithm, Frozen, Variables
-from fsl_jax.mesh import AXIS, over_rows
+from fsl_jax.mesh import AXIS, over_rows, replicated
 from fsl_jax.training.state import TrainState
 from fsl_jax.types import Aux, Batch, Episode, Key, Params, Scalar
 
@@ -63,6 +63,7 @@ def make_dispatch(
     mesh: Mesh,
     key: Key,
     frozen: Frozen = None,
+    layout: Any = None,
 ) -> stages.Wrapped:
     """Builds the program that takes several steps without the host in between.
 
@@ -74,6 +75,7 @@ def make_dispatch(
       mesh: Over which tasks, or the rows of a flat batch, are spread.
       key: Of the run.
       frozen: Parameters that stay as they are.
+      layout: Sharding of the state, or of each of its arrays; by default each device has all of it.
 
     Returns:
       (state, reader.constant, reader.inputs(...)) -> (state, metrics of each step); the state's memory is reused.
@@ -103,7 +105,9 @@ def make_dispatch(
     def dispatch(state: TrainState, constant: Any, given: Any) -> tuple[TrainState, Metrics]:
         return lax.scan(lambda state, one: step(constant, state, one), state, given)
 
-    return jax.jit(dispatch, donate_argnums=0)
+    everywhere = replicated(mesh)
+    layout = everywhere if layout is None else layout
+    return jax.jit(dispatch, donate_argnums=0, out_shardings=(layout, everywhere))
 
 
 def first_not_finite(metrics: Mapping[str, Any]) -> int | None:
