@@ -23,7 +23,12 @@ Presets, as in `--config configs/protonet.py:omniglot_5way_1shot`; what to expec
 
 Your own photos: --config.data.source=image_folder --config.data.root=FOLDER (one folder a label).
 The norm mode is "batch", as in the released code: predictions are transductive. "running" is not.
+
+Three learning rates around a preset's, three seeds each:
+      fsl-jax sweep run --config configs/protonet.py --root runs/protonet-sweep
 """
+
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
@@ -34,6 +39,7 @@ from fsl_jax.config import (
     shrink_to_seconds,
     unknown_preset,
 )
+from fsl_jax.sweep import Settings, product
 
 # way, shot of the test episodes
 OMNIGLOT = {
@@ -102,6 +108,12 @@ def get_config(preset: str = "") -> ConfigDict:
         )
     config.preset = preset
     return config
+
+
+def get_sweep(preset: str = "") -> Iterable[Settings]:
+    """Returns what `fsl-jax sweep run` runs."""
+    rate = get_config(preset).optimizer.learning_rate
+    return product({"optimizer.learning_rate": (rate / 3, rate, 3 * rate), "seed": range(3)})
 
 
 def _omniglot(config: ConfigDict, way: int, shot: int) -> None:

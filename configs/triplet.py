@@ -17,13 +17,19 @@ benchmarks/results.md:
   original             Santos Garcia et al. 2022: ResNet-18 (weights as above), given triplets, hinge of 10 on sigmoid
                        embeddings, the worst 35 % of 25; your photos: --config.data.source, --config.data.root.
   smoke                seconds: proves that an installation works.
+
+All minings on the same photos, three seeds each:
+      fsl-jax sweep run --config configs/triplet.py:luma --root runs/minings --config.data.root=FOLDER
 """
+
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from fsl_jax import presets
 from fsl_jax.config import unknown_preset
+from fsl_jax.sweep import Settings, product
 
 MININGS = (
     "batch_hard",
@@ -59,6 +65,12 @@ def get_config(preset: str = "") -> ConfigDict:
             config.sampler.options.update({"labels": 8, "photos": 3})
     config.preset = preset
     return config
+
+
+def get_sweep(preset: str = "") -> Iterable[Settings]:
+    """Returns what `fsl-jax sweep run` runs."""
+    others = [name for name in preset.split(",") if name and name not in MININGS]
+    return product({"preset": [",".join((*others, mining)) for mining in MININGS], "seed": range(3)})
 
 
 def _mining(config: ConfigDict, name: str) -> None:

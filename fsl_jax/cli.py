@@ -12,6 +12,7 @@ from fsl_jax.search import commands as search_commands
 from fsl_jax.search import few_shot_commands
 from fsl_jax.serving import commands as serving_commands
 from fsl_jax.serving import export_command
+from fsl_jax.sweep_command import sweep_app
 
 app = typer.Typer(
     help="Few-shot learning and image retrieval.", no_args_is_help=True, pretty_exceptions_show_locals=False
@@ -240,6 +241,7 @@ def profile(
 
 # Their modules import no more than typer before they are called.
 app.add_typer(search_commands.index_app, name="index")
+app.add_typer(sweep_app, name="sweep")
 app.command()(search_commands.search)
 app.command()(few_shot_commands.classify)
 app.command()(few_shot_commands.enrol)

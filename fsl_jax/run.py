@@ -149,6 +149,8 @@ class Run:
         clock = Clock.of(self.config)
         newest = checkpoints.latest()
         state = self.started(create(), table) if newest is None else checkpoints.restore(newest, like)
+        for step in checkpoints.unfinished:
+            say(f"step {step:,} was not saved whole, and is left out")
         if newest is not None:
             say(f"continuing from step {newest:,} ({checkpoints.folder / str(newest)})")
         program = self.program(reader, optimizer, state.variables.params)

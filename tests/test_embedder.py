@@ -147,6 +147,7 @@ def config_of(name):
     return module.get_config(name)
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_on_features_and_a_workdir_of_photos_embeds(tmp_path):
     rng = np.random.default_rng(0)
     centres = 3 * rng.standard_normal((30, 6))

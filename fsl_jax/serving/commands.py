@@ -136,6 +136,7 @@ def run(guard: "Guard", *, host: str, port: int) -> None:
     typer.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
     config = uvicorn.Config(
         guard,
+        http="h11",  # there with every uvicorn; another parser would be taken where it happens to be installed
         ws="none",
         log_config=None,
         access_log=False,

@@ -4,6 +4,7 @@ The one place that knows Orbax.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ class Checkpoints:
 
     A checkpoint is (state, clock, data position) and also carries config, label names and preprocessing, so that a
     workdir alone can be evaluated. Writing goes on in the background, into a folder that gets its name when whole.
+
+    Attributes:
+      folder: Where they lie.
+      unfinished: Steps whose saving was cut short before this was opened.
     """
 
     def __init__(self, folder: Path, *, best_metric: str | None, read_only: bool = False) -> None:
@@ -47,6 +52,7 @@ class Checkpoints:
 
         if best_metric is not None:
             policies.append(BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False))
+        self.unfinished = [] if read_only else _unfinished(folder)
         with _quiet(read_only):
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
@@ -133,6 +139,12 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being written, and lets go of the folder."""
         self._manager.close()
+
+
+def _unfinished(folder: Path) -> list[int]:
+    """Lists the steps whose saving was cut short; Orbax clears their folders away."""
+    found = (re.match(r"(\d+)\.orbax-checkpoint-tmp", each.name) for each in folder.glob("*"))
+    return sorted({int(each[1]) for each in found if each is not None})
 
 
 @contextmanager

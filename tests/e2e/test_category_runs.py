@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from fsl_jax.cli import app
 
+pytestmark = pytest.mark.slow  # each run compiles for a minute
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # A smaller network, which compiles faster.
 CONFIG = ["--config", "configs/hierarchy.py:smoke", "--config.model.options.filters=8"]

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_sinusoid_regression_learns_to_fit_in_a_step_and_draws_its_page(tmp_path):
     page = tmp_path / "sinusoid.html"
     done = subprocess.run(

@@ -102,7 +102,14 @@ def test_evaluating_the_workdir_alone_gives_the_same_figures(undisturbed):
     assert before == after
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_continues_to_the_same_parameters_bit_for_bit(undisturbed, tmp_path, number):
     workdir = tmp_path / "killed"
     process = start(*train(workdir))
@@ -133,6 +140,7 @@ def test_another_config_in_the_same_workdir_is_refused_with_the_difference(undis
     assert "choose another --workdir" in err
 
 
+@pytest.mark.slow
 def test_more_steps_continue_a_finished_run(undisturbed, tmp_path):
     workdir = tmp_path / "longer"
     shutil.copytree(undisturbed[0], workdir)
@@ -230,6 +238,7 @@ def test_importing_main_brings_in_no_other_framework():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_folder_of_photos_is_trained_on_and_judged(shop, tmp_path):
     shutil.rmtree(shop / "dress_11")
     finished(*own(shop, MANY_LABELS, "--config.episode.way=3", "--config.eval.way=3"))
@@ -238,6 +247,7 @@ def test_a_folder_of_photos_is_trained_on_and_judged(shop, tmp_path):
     assert "labels_seen_in_training" not in result
 
 
+@pytest.mark.slow
 def test_a_shops_catalogue_is_trained_on_and_judged(real_data, tmp_path):
     source = ["--config.data.source=csv_manifest", f"--config.data.root={real_data('luma')}"]
     finished(*train(tmp_path / "run", *source, "--config.data.min_photos=3", "--config.eval.retrieval=True"))
@@ -246,6 +256,7 @@ def test_a_shops_catalogue_is_trained_on_and_judged(real_data, tmp_path):
     assert result["mAP"] > 2 * result["mAP_of_chance"]
 
 
+@pytest.mark.slow
 def test_labels_that_were_trained_on_are_told(tmp_path):
     _, err = finished(*train(tmp_path / "run", "--config.eval.test_split=train"))
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -260,6 +271,7 @@ def refreshed(workdir, steps):
     return "--config", "configs/cross_domain.py:smoke", "--workdir", workdir, *changes
 
 
+@pytest.mark.slow
 def test_a_run_with_hard_negatives_continues_inside_a_window_bit_for_bit(tmp_path):
     finished(*refreshed(tmp_path / "whole", 25))
     finished(*refreshed(tmp_path / "parts", 15))

@@ -71,6 +71,7 @@ def test_scikit_learns_photos_are_a_daisy_and_a_palace(classifier):
     ]
 
 
+@pytest.mark.slow
 def test_frozen_features_on_the_shops_catalogue(real_data, classifier):
     table = csv_manifest.load(real_data("luma"), "test")
     preprocess = dataclasses.replace(classifier.preprocess, fit="pad")
