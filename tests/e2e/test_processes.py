@@ -33,7 +33,7 @@ METHODS = {
     "triplet": ["--config=configs/triplet.py:smoke", *SMALL, "--config.optimizer.learning_rate=0.001"],
 }
 
-UNPROVEN = pytest.mark.xfail(reason="was not seen to pass yet", strict=False)
+UNPROVEN = pytest.mark.skip(reason="was not seen to pass yet; its children would outlive a failure")
 
 
 @pytest.fixture(scope="module")
