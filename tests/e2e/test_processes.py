@@ -26,14 +26,13 @@ SMALL = [
     "--config.eval.grid.repetitions=5",
     "--config.optimizer.name=sgd",
 ]
+CHILDREN: list[subprocess.Popen] = []
 METHODS = {
     "maml": ["--config=configs/maml.py:smoke", *SMALL, "--config.optimizer.learning_rate=0.005"],
     "protonet": ["--config=configs/protonet.py:smoke", *SMALL, "--config.optimizer.learning_rate=0.005"],
     # With larger steps a near tie of two hardest photos is sooner or later decided otherwise on other devices.
     "triplet": ["--config=configs/triplet.py:smoke", *SMALL, "--config.optimizer.learning_rate=0.001"],
 }
-
-UNPROVEN = pytest.mark.skip(reason="was not seen to pass yet; its children would outlive a failure")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +44,15 @@ def environment(tmp_path_factory):
         "FSL_JAX_COMPILATION_CACHE": str(tmp_path_factory.mktemp("compiled")),
         "PYTHONPATH": str(REPOSITORY),
     }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    yield
+    while CHILDREN:
+        child = CHILDREN.pop()
+        child.kill()
+        child.communicate()
 
 
 def free_port():
@@ -81,6 +89,7 @@ def started(environment, workdir, *flags, processes=1, devices=1, only=None, por
                 stderr=subprocess.PIPE,
             )
         )
+        CHILDREN.append(children[-1])
     return children
 
 
@@ -148,12 +157,15 @@ def test_any_number_of_processes_and_devices_gives_the_same_run(environment, tmp
         assert len(lines) == len((alone / "metrics.jsonl").read_text().splitlines())  # one process writes
 
 
-LONG = [f"--config.train.{name}" for name in ("steps=4000", "steps_per_call=2", "save_every=20")]
+LONG = [
+    f"--config.train.{name}" for name in ("steps=4000", "steps_per_call=2", "save_every=20", "log_every=20")
+]
 
 
-def wait_until(condition, *, seconds=300):
+def wait_until(condition, children, *, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
+        assert all(child.poll() is None for child in children), "a process has ended"
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.1)
 
@@ -166,12 +178,11 @@ def whole_steps(workdir):
     )
 
 
-@UNPROVEN
 @pytest.mark.slow
 def test_sigterm_of_one_saves_in_both_and_one_process_ends_the_run_as_if_undisturbed(environment, tmp_path):
     flags, workdir = METHODS["protonet"], tmp_path / "stopped"
     children = started(environment, workdir, *flags, *LONG, processes=2)
-    wait_until(lambda: whole_steps(workdir))
+    wait_until(lambda: whole_steps(workdir), children)
     children[1].send_signal(signal.SIGTERM)
     for status, text in ended(children, timeout=120):
         assert status == 0, text[-3000:]
@@ -184,13 +195,12 @@ def test_sigterm_of_one_saves_in_both_and_one_process_ends_the_run_as_if_undistu
     assert_close(parameters(workdir, step + 10), parameters(undisturbed, step + 10), 1e-6)
 
 
-@UNPROVEN
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_is_named_by_the_other_within_a_minute(environment, tmp_path, killed):
     flags, workdir = METHODS["protonet"], tmp_path / "killed"
     children = started(environment, workdir, *flags, *LONG, processes=2)
-    wait_until(lambda: len(whole_steps(workdir)) > 0 and whole_steps(workdir)[-1] >= 40)
+    wait_until(lambda: whole_steps(workdir)[-1:] >= [40], children)
     kept = whole_steps(workdir)[-1]
     children[killed].kill()
     begun = time.monotonic()
@@ -209,7 +219,6 @@ def test_a_killed_process_is_named_by_the_other_within_a_minute(environment, tmp
     assert whole_steps(workdir)[-1] == kept + 100
 
 
-@UNPROVEN
 @pytest.mark.slow
 def test_what_a_killed_save_left_is_told_and_the_checkpoint_before_it_used(environment, tmp_path):
     flags = METHODS["protonet"]
@@ -222,7 +231,6 @@ def test_what_a_killed_save_left_is_told_and_the_checkpoint_before_it_used(envir
     assert "continuing from step 20" in told
 
 
-@UNPROVEN
 @pytest.mark.slow
 def test_who_does_not_come_is_told_within_the_stated_time(environment, tmp_path):
     timeout = ["--connect_timeout=8"]
@@ -241,7 +249,6 @@ def test_who_does_not_come_is_told_within_the_stated_time(environment, tmp_path)
     assert time.monotonic() - begun < 60
 
 
-@UNPROVEN
 @pytest.mark.slow
 def test_a_workdir_that_cannot_be_written_is_one_clear_error_in_all(environment, tmp_path):
     flags, file = METHODS["protonet"], tmp_path / "a file"

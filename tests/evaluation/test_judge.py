@@ -175,7 +175,7 @@ def test_every_photo_is_embedded_once_also_in_the_last_block(table, variables, d
 
 
 def test_blocks_have_one_size(table):
-    blocks = list(photo_blocks(table, PREPROCESS, block=7))
+    blocks = list(photo_blocks(table, PREPROCESS, mesh=data_mesh(1), block=7))
     assert [len(block) for block in blocks] == [7, 7, 7]
     np.testing.assert_array_equal(np.concatenate(blocks)[: len(table)], table.images)
 

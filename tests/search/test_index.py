@@ -917,18 +917,19 @@ def test_a_writer_that_is_killed_at_any_step_leaves_the_old_index_or_the_new_one
 
 def test_writers_that_are_killed_at_random_moments_leave_a_good_index(empty, kill):
     """Twenty-four writers add and remove and merge without end, one after the other, until each is killed."""
-    moments, count, grown = random.Random(0), 0, 0
+    moments, count, grown, kept = random.Random(0), 0, 0, 0
     for _ in range(24):
         assert kill(empty.folder, "after", 0.02 + 0.2 * moments.random())
         index = Index.open(empty.folder)
         ids = index.ids.tolist()
         check(index, ids)
         last = int(ids[-1]) if ids else -1
-        # A tenth photo is there a moment before the one that it removes has gone.
+        # A tenth photo is there a moment before the one that it removes has gone: a kill may keep one more.
         gone = {f"{number - 5:05d}" for number in range(9, last + 1, 10)}
         missing = {f"{number:05d}" for number in range(last + 1)} - set(ids)
         assert missing <= gone
-        assert len(gone - missing) <= 3
+        assert len(gone - missing) <= kept + 1
+        kept = len(gone - missing)
         assert len(ids) >= count - 1
         grown += len(ids) > count
         count = len(ids)
