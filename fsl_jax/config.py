@@ -89,11 +89,21 @@ def base_config() -> ConfigDict:
             "weight_decay": 0.0,
             "clip_value": 0.0,
             "clip_norm": 0.0,
+            # Batches whose gradients are averaged into one update; their photos need not fit into memory at once.
+            "accumulate": 1,
             "rules": (),
         }
     )
     config.train = ConfigDict(
-        {"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 500, "devices": 0}
+        {
+            "steps": 1000,
+            "steps_per_call": 10,
+            "log_every": 50,
+            "save_every": 500,
+            "devices": 0,
+            # Whether each device keeps a part of the parameters and of the optimiser's state, or all of them.
+            "shard_parameters": False,
+        }
     )
     config.eval = ConfigDict(
         {

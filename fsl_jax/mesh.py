@@ -1,5 +1,6 @@
 """The mesh of devices: one axis, along which rows or tasks are spread; its devices may belong to several processes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "data"
+SMALL = 2**12
+"""Numbers of an array below which each device has all of it."""
 
 
 def data_mesh(count: int) -> Mesh:
@@ -29,12 +32,6 @@ def data_mesh(count: int) -> Mesh:
         )
     devices = [device for some in of_each for device in some]
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-
-
-def local_mesh() -> Mesh:
-    """Makes a mesh of this process's devices alone."""
-    devices = jax.local_devices()
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def usable_devices(rows: int, *, wanted: int) -> int:
@@ -117,6 +114,32 @@ def rows_sharding(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Puts a whole array on each device."""
     return NamedSharding(mesh, P())
+
+
+def spread_parameters(shapes: Any, mesh: Mesh) -> Any:
+    """Spreads each array over the devices along its longest axis that divides by them; others lie on each.
+
+    XLA gathers an array where it is used and adds its gradient's parts where they are kept, so that a device holds
+    1/size of parameters and optimiser. Arrays of fewer than `SMALL` numbers are not worth it.
+
+    Args:
+      shapes: Anything with `shape`, in a pytree.
+      mesh: Devices.
+
+    Returns:
+      A sharding for each.
+
+    References:
+      Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054 (ZeRO, stage 3).
+    """
+
+    def spread(array: Any) -> NamedSharding:
+        axes = [i for i, side in enumerate(array.shape) if side % mesh.size == 0]
+        if not axes or math.prod(array.shape) < SMALL:
+            return replicated(mesh)
+        return rows_sharding(mesh, axis=max(axes, key=lambda i: array.shape[i]))
+
+    return jax.tree.map(spread, shapes)
 
 
 def over_rows(mesh: Mesh, function: Callable, *, spread: tuple[bool, ...], results: Any) -> Callable:

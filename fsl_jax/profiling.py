@@ -58,7 +58,7 @@ def compile_steps(config: ConfigDict) -> Compiled:
     reader.begin_window(state.window)
     given = reader.inputs(0, config.train.steps_per_call)
     begun = time.perf_counter()
-    lowered = run.program(reader, optimizer, state.variables.params).lower(state, reader.constant, given)
+    lowered = run.program(reader, optimizer, state).lower(state, reader.constant, given)
     traced = time.perf_counter()
     with doing(f"compiling {config.train.steps_per_call} training steps"):
         program = lowered.compile()

@@ -35,7 +35,16 @@ from fsl_jax.data.table import Coded, Table
 from fsl_jax.data.targets import taxonomy_of, told, with_targets
 from fsl_jax.evaluation.judge import Judge
 from fsl_jax.evaluation.searching import Searcher
-from fsl_jax.mesh import AXIS, data_mesh, joined, over_rows, place, replicated, usable_devices
+from fsl_jax.mesh import (
+    AXIS,
+    data_mesh,
+    joined,
+    over_rows,
+    place,
+    replicated,
+    spread_parameters,
+    usable_devices,
+)
 from fsl_jax.predictor import Predictor, probabilities
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.plan import Plan
@@ -48,7 +57,7 @@ from fsl_jax.training.log import MetricsLog, Progress, doing, say
 from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Refresh, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import Reader, make_dispatch
-from fsl_jax.types import Batch, Collections, Episode, Params
+from fsl_jax.types import Batch, Collections, Episode
 from fsl_jax.whitening import with_whitened_head
 from fsl_jax.workdir import config_for_evaluation, keep_result, open_workdir, seconds_so_far
 
@@ -102,13 +111,23 @@ class Run:
             variables = with_weights(self.algorithm.init(key, photos), weights)
             return TrainState.create(variables, optimizer, window)
 
-        everywhere = replicated(self.mesh)
+        made = jax.eval_shape(create, self.weights)
+        layout = self.layout(made)
         like = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere),
-            jax.eval_shape(create, self.weights),
+            lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), made, layout
         )
-        start = jax.jit(create, out_shardings=everywhere)
+        start = jax.jit(create, out_shardings=layout)
         return lambda: start(self.weights), like, optimizer
+
+    def layout(self, state: TrainState) -> TrainState:
+        """Says where each array of a state lies; what a plan looks at lies whole on each device."""
+        everywhere = jax.tree.map(lambda _: replicated(self.mesh), state)
+        if not self.config.train.shard_parameters:
+            return everywhere
+        return everywhere.replace(
+            variables=spread_parameters(state.variables, self.mesh),
+            optimizer=spread_parameters(state.optimizer, self.mesh),
+        )
 
     def judge(self, table: Table) -> Judge:
         """Builds the judge of a split."""
@@ -153,7 +172,7 @@ class Run:
             say(f"step {step:,} was not saved whole, and is left out")
         if newest is not None:
             say(f"continuing from step {newest:,} ({checkpoints.folder / str(newest)})")
-        program = self.program(reader, optimizer, state.variables.params)
+        program = self.program(reader, optimizer, state)
         start = newest or 0
         reader.begin_window(state.window)
         dispatch: Dispatch = program
@@ -178,7 +197,7 @@ class Run:
         return loop, state
 
     def program(
-        self, reader: Reader, optimizer: optax.GradientTransformation, params: Params
+        self, reader: Reader, optimizer: optax.GradientTransformation, state: TrainState
     ) -> stages.Wrapped:
         """Builds the program of several training steps; see `training.step.make_dispatch`."""
         augment = Augment(**self.config.augment)
@@ -193,7 +212,9 @@ class Run:
             prepared,
             mesh=self.mesh,
             key=named_key(self.config.seed, "step"),
-            frozen=optimizers.frozen(self.optimizer, params),
+            frozen=optimizers.frozen(self.optimizer, state.variables.params),
+            layout=self.layout(state),
+            updated=functools.partial(optimizers.updated, self.optimizer),
         )
 
     def started(self, state: TrainState, table: Table) -> TrainState:
@@ -205,7 +226,8 @@ class Run:
         variables = with_whitened_head(
             self.algorithm, state.variables, table, self.preprocess, augment, key, epsilon=epsilon
         )
-        return state.replace(variables=place(variables, replicated(self.mesh)))  # type: ignore[attr-defined]
+        placed = jax.tree.map(place, variables, self.layout(state).variables)
+        return state.replace(variables=placed)  # type: ignore[attr-defined]
 
     def refresh(self, table: Table, plan: RefreshedPlan) -> Refresh:
         """Returns what embeds all training photos, and looks up each anchor's nearest wrong gallery photos.

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 from flax import traverse_util
+from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from fsl_jax.lookup import closest
@@ -104,12 +105,38 @@ def make(config: ConfigDict, params: Params, *, steps: int) -> optax.GradientTra
       params: To which it will be applied, for the rules by name.
       steps: Length of the run.
 
+    Returns:
+      With `accumulate` above 1 an `optax.MultiSteps`, which has an update only every so many gradients: their mean.
+      Schedules go on counting steps, each of one gradient.
+
     Raises:
-      ValueError: A name is unknown, or a rule matches nothing.
+      ValueError: A name is unknown, a rule matches nothing, or the steps are no multiple of `accumulate`.
     """
+    together = config.accumulate
+    if together < 1 or steps % together:
+        raise ValueError(
+            f"config.optimizer.accumulate is {together}; expected at least 1, and a divisor of config.train.steps "
+            f"({steps})"
+        )
+    rate = schedule(config, steps=steps)
+    if together == 1:
+        return _of_one_gradient(config, params, rate)
+    # Within an update of several steps the rate is that of the last of them.
+    of_updates = _of_one_gradient(config, params, lambda count: rate(count * together + together - 1))
+    return optax.MultiSteps(of_updates, every_k_schedule=together).gradient_transformation()
+
+
+def updated(config: ConfigDict, state: optax.OptState) -> Bool[Array, ""] | bool:
+    """Whether the last gradient brought an update, rather than being kept for one."""
+    return True if config.accumulate == 1 else state.mini_step == 0
+
+
+def _of_one_gradient(
+    config: ConfigDict, params: Params, rate: optax.Schedule
+) -> optax.GradientTransformation:
     clips = [optax.clip(config.clip_value)] if config.clip_value else []
     clips += [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    base = _base(config, schedule(config, steps=steps))
+    base = _base(config, rate)
     if not config.rules:
         return optax.chain(*clips, base)
     factors = rates_by_name(params, [tuple(rule) for rule in config.rules])

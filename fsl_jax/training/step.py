@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax, stages
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fsl_jax.algorithms.base import Algorithm, Frozen, Variables
 from fsl_jax.mesh import AXIS, over_rows, replicated
@@ -64,6 +65,7 @@ def make_dispatch(
     key: Key,
     frozen: Frozen = None,
     layout: Any = None,
+    updated: Callable[[optax.OptState], Bool[Array, ""] | bool] = lambda _: True,
 ) -> stages.Wrapped:
     """Builds the program that takes several steps without the host in between.
 
@@ -76,6 +78,7 @@ def make_dispatch(
       key: Of the run.
       frozen: Parameters that stay as they are.
       layout: Sharding of the state, or of each of its arrays; by default each device has all of it.
+      updated: Whether the last gradient brought an update; only then does the method move what no gradient moves.
 
     Returns:
       (state, reader.constant, reader.inputs(...)) -> (state, metrics of each step); the state's memory is reused.
@@ -99,7 +102,7 @@ def make_dispatch(
         metrics = {name: value.value() for name, value in aux.metrics.items()}
         norms = {"gradient_norm": optax.tree.norm(gradients), "parameter_norm": optax.tree.norm(moved.params)}
         metrics |= {"loss": loss, **norms}
-        after = algorithm.after_update(moved)
+        after = _where(updated(optimizer_state), algorithm.after_update(moved), moved)
         return TrainState(state.step + 1, after, optimizer_state, state.window), metrics
 
     def dispatch(state: TrainState, constant: Any, given: Any) -> tuple[TrainState, Metrics]:
@@ -108,6 +111,12 @@ def make_dispatch(
     everywhere = replicated(mesh)
     layout = everywhere if layout is None else layout
     return jax.jit(dispatch, donate_argnums=0, out_shardings=(layout, everywhere))
+
+
+def _where(chosen: Bool[Array, ""] | bool, one: Variables, other: Variables) -> Variables:
+    if isinstance(chosen, bool):
+        return one if chosen else other
+    return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), one, other)
 
 
 def first_not_finite(metrics: Mapping[str, Any]) -> int | None:

@@ -1,7 +1,9 @@
 """The optimiser: schedules by their formula, rules by name, decay of kernels alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fsl_jax.config import base_config
@@ -38,6 +40,41 @@ def test_schedules_follow_their_formula(changes, expected):
     for step, value in zip((0, 4, 10), expected, strict=True):
         if value is not None:
             np.testing.assert_allclose(rate(step), value, atol=1e-7)
+
+
+def test_gradients_that_are_accumulated_are_averaged_into_one_update():
+    """The plain optimiser, given the means by hand, does the same; so does its schedule, which counts steps."""
+    gradients = [jax.tree.map(lambda p, k=k: p * k, ONES) for k in (1.0, 3.0, -2.0, 5.0)]
+    changes = {"name": "adam", "schedule": "linear", "final": 0.5, "clip_norm": 1.0, "weight_decay": 0.1}
+    made = optimizer.make(config(**changes, accumulate=2), PARAMS, steps=4)
+    state, params, moved, told = made.init(PARAMS), PARAMS, [], []
+    for gradient in gradients:
+        updates, state = made.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        moved.append(float(params["head"]["kernel"][0, 0]))
+        told.append(bool(optimizer.updated(config(accumulate=2), state)))
+    assert told == [False, True, False, True]
+    rates = [0.5 * (1 - 0.5 * 1 / 4), 0.5 * (1 - 0.5 * 3 / 4)]  # of the second and the fourth step
+    plain = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(0.1, mask=jax.tree.map(lambda p: p.ndim > 1, PARAMS)),
+        optax.adam(lambda count: jnp.asarray(rates)[count]),
+    )
+    expected, state = PARAMS, plain.init(PARAMS)
+    for one, other in (gradients[:2], gradients[2:]):
+        mean = jax.tree.map(lambda a, b: (a + b) / 2, one, other)
+        updates, state = plain.update(mean, state, expected)
+        expected = optax.apply_updates(expected, updates)
+    for got, wanted in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    assert moved[0] == 1.0
+    assert moved[1] == moved[2] != 1.0
+
+
+@pytest.mark.parametrize("together", [0, 3])
+def test_steps_that_do_not_divide_into_updates_are_an_error(together):
+    with pytest.raises(ValueError, match=rf"config.optimizer.accumulate is {together}; expected at least 1"):
+        optimizer.make(config(accumulate=together), PARAMS, steps=10)
 
 
 def test_rules_scale_and_freeze_by_name_and_the_first_match_counts():

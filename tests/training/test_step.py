@@ -1,5 +1,7 @@
 """The step: one result on 1 and 8 devices, resident or streamed; several steps a dispatch are single steps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,16 @@ from helpers import random_episode, table_of_counts
 from PIL import Image
 
 from fsl_jax.algorithms import protonet
+from fsl_jax.config import base_config
 from fsl_jax.data.augment import Augment, Preprocess, prepare_episode
 from fsl_jax.data.loader import StreamingReader
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.data.table import Table
-from fsl_jax.mesh import data_mesh, replicated
+from fsl_jax.mesh import data_mesh, replicated, spread_parameters
 from fsl_jax.models.conv4 import Conv4
 from fsl_jax.sampling import episodes
 from fsl_jax.sampling.keys import named_key
+from fsl_jax.training import optimizer as optimizers
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import first_not_finite, make_dispatch
 
@@ -54,19 +58,26 @@ def streaming(table, mesh):
     )
 
 
-def trained(reader, mesh, *, calls, steps_per_call, optimizer=OPTIMIZER):
+def trained(reader, mesh, *, calls, steps_per_call, optimizer=OPTIMIZER, method=METHOD, spread=False):
     def prepare(batch, key):
         return prepare_episode(batch, PREPROCESS, AUGMENT, key)
 
-    variables = METHOD.init(jax.random.key(0), random_episode(tasks=1, way=3, shot=1, queries=2))
-    state = jax.device_put(TrainState.create(variables, optimizer), replicated(mesh))
-    dispatch = make_dispatch(METHOD, optimizer, reader, prepare, mesh=mesh, key=named_key(0, "step"))
+    variables = method.init(jax.random.key(0), random_episode(tasks=1, way=3, shot=1, queries=2))
+    state = TrainState.create(variables, optimizer)
+    layout = spread_parameters(state, mesh) if spread else replicated(mesh)
+    state = jax.device_put(state, layout)
+    dispatch = make_dispatch(
+        method, optimizer, reader, prepare, mesh=mesh, key=named_key(0, "step"), layout=layout
+    )
     losses = []
     for call in range(calls):
         given = reader.inputs(call * steps_per_call, steps_per_call)
         state, metrics = dispatch(state, reader.constant, given)
         losses.extend(np.asarray(metrics["loss"]).tolist())
     reader.close()
+    if spread:
+        kept = max(jax.tree.leaves(state.variables.params), key=lambda array: array.size)
+        assert kept.addressable_shards[0].data.size * mesh.size == kept.size
     return jax.tree.map(np.asarray, state.variables.params), losses
 
 
@@ -112,6 +123,58 @@ def test_with_adam_eight_devices_give_the_kernels_of_one(table, on_one_device):
     )
     np.testing.assert_allclose(losses, on_one_device[1], rtol=1e-5)
     assert_close(kernels(params), kernels(on_one_device[0]), 1e-5)
+
+
+def test_parameters_of_which_each_device_keeps_a_part_become_the_same(table, monkeypatch):
+    monkeypatch.setattr("fsl_jax.mesh.SMALL", 100)
+    optimizer, mesh = optax.sgd(0.1, momentum=0.9), data_mesh(4)
+    whole, parts = (
+        trained(
+            ResidentReader.of(table, plan_of(table), KEY, mesh),
+            mesh,
+            calls=2,
+            steps_per_call=3,
+            optimizer=optimizer,
+            spread=spread,
+        )
+        for spread in (False, True)
+    )
+    np.testing.assert_allclose(whole[1], parts[1], rtol=1e-5)
+    assert_close(whole[0], parts[0], 1e-5)
+
+
+def test_what_no_gradient_moves_moves_with_updates_alone(table):
+    """A counter in the method's own variables, over two gradients an update."""
+
+    class Counting(type(METHOD)):
+        def after_update(self, variables):
+            return variables.replace(extra={"updates": variables.extra["updates"] + 1})
+
+        def init(self, key, sample):
+            return super().init(key, sample).replace(extra={"updates": jnp.zeros((), jnp.int32)})
+
+    method = Counting(**{field.name: getattr(METHOD, field.name) for field in dataclasses.fields(METHOD)})
+    config = base_config().optimizer
+    config.update({"name": "sgd", "accumulate": 2})
+    mesh = data_mesh(1)
+    reader = ResidentReader.of(table, plan_of(table), KEY, mesh)
+    optimizer = optimizers.make(config, {}, steps=6)
+    variables = method.init(jax.random.key(0), random_episode(tasks=1, way=3, shot=1, queries=2))
+    state = TrainState.create(variables, optimizer)
+    dispatch = make_dispatch(
+        method,
+        optimizer,
+        reader,
+        lambda batch, key: prepare_episode(batch, PREPROCESS, AUGMENT, key),
+        mesh=mesh,
+        key=KEY,
+        updated=lambda state: optimizers.updated(config, state),
+    )
+    counts = []
+    for step in range(6):
+        state, _ = dispatch(state, reader.constant, reader.inputs(step, 1))
+        counts.append(int(state.variables.extra["updates"]))
+    assert counts == [0, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("kind", ["files", "an array"])
