@@ -75,7 +75,8 @@ def profile(config: ConfigDict, *, calls: int, trace: Path | None = None) -> dic
       trace: Folder for a trace of one more call, which TensorBoard's profiler and Perfetto show.
 
     Returns:
-      Figures of one step by name, all of one device but the time: "flops" and "bytes" with loops as often as they run,
+      Figures of one step by name, all of one device but the time: "flops", "bytes", "sent_bytes" (to other devices; see
+      `hlo`) and "collectives" with loops as often as they run,
       "temporary_bytes" and "argument_bytes" of the program, "trace_seconds" and "compile_seconds"; where steps were
       timed the median "seconds_a_step", and "flops_a_second" and "bytes_a_second" of all devices.
 
@@ -93,6 +94,8 @@ def profile(config: ConfigDict, *, calls: int, trace: Path | None = None) -> dic
         "parameters": sum(p.size for p in jax.tree.leaves(compiled.state.variables.params)),
         "flops": cost.flops,
         "bytes": cost.bytes,
+        "sent_bytes": cost.sent,
+        "collectives": cost.collectives,
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "trace_seconds": compiled.trace_seconds,
@@ -140,12 +143,14 @@ def as_table(figures: dict[str, Any]) -> Table:
     """Shows the figures of `profile` with units."""
     table = Table("of one training step", "", title=f"{figures['method']} on {figures['device']}")
     scales = {"flops": 1e9, "bytes": 1e9, "flops_a_second": 1e9, "bytes_a_second": 1e9}
-    scales |= {"temporary_bytes": 1e6, "argument_bytes": 1e6}
+    scales |= {"temporary_bytes": 1e6, "argument_bytes": 1e6, "sent_bytes": 1e6}
     shown = {
         "a_step": "takes",
         "parameters": "parameters",
         "flops": "GFLOP, each device",
         "bytes": "GB read and written by operations, each device",
+        "sent_bytes": "MB sent to other devices, each device",
+        "collectives": "times that devices wait for each other",
         "temporary_bytes": "MB of temporaries, each device",
         "argument_bytes": "MB of state and data, each device",
         "trace_seconds": "seconds to trace",

@@ -41,6 +41,16 @@ def test_without_calls_a_table_says_what_needs_no_timing():
     assert "seconds, median" not in out
 
 
+def test_says_what_crosses_between_devices():
+    figures = json.loads(run("--calls", 0, "--json", "--cpu-devices", 2).stdout)
+    # Two tasks on two devices: each sends half of its gradient, and then half of the sum, and a few numbers more.
+    gradient = 4 * figures["parameters"]
+    assert gradient < figures["sent_bytes"] < 1.3 * gradient
+    assert figures["collectives"] >= 1
+    out = run("--calls", 0, "--cpu-devices", 1).stdout
+    assert "MB sent to other devices, each device" in out
+
+
 def test_a_wrong_field_is_one_line():
     done = run("--config.episode.ways=3")
     assert done.returncode == 1
