@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsl_jax.algorithms.base import Algorithm, Variables
-from fsl_jax.data.augment import Preprocess
+from fsl_jax.data.augment import Augment, Preprocess, prepare
 from fsl_jax.data.load import preprocess_of
 from fsl_jax.data.loader import StreamingReader
+from fsl_jax.data.multicrop import MultiCrop
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.data.table import Table
 from fsl_jax.lookup import closest, find, with_options
@@ -25,7 +26,7 @@ from fsl_jax.sampling import episodes as episode_sampling
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sampling.plan import Plan
 from fsl_jax.taxonomy import Taxonomy
-from fsl_jax.types import Batch, Collections, Episode
+from fsl_jax.types import Batch, Collections, Episode, Key
 
 FLAT_SAMPLERS = ("uniform", "balanced", "pairs", "triplets", "refreshed")
 """Modules of `fsl_jax.sampling` that give a step a flat batch."""
@@ -177,6 +178,25 @@ def with_weights(variables: Variables, weights: Collections | None) -> Variables
     return variables.replace(  # type: ignore[attr-defined]
         params=grafted(variables.params, weights["params"]), collections=collections
     )
+
+
+def preparation(
+    config: ConfigDict, preprocess: Preprocess
+) -> Callable[[Batch | Episode, Key], Batch | Episode]:
+    """Returns what prepares training photos, given a step's key: each becomes one changed photo, or several crops.
+
+    Raises:
+      ValueError: A value is out of its range, or both are asked for.
+    """
+    augment = Augment(**config.augment)
+    if not config.multicrop.size:
+        return lambda photos, key: prepare(photos, preprocess, augment, key)
+    changes = [name for name, value in config.augment.items() if value]
+    if changes or takes_episodes(config):
+        other = f"config.augment.{changes[0]}" if changes else "config.sampler.name, which is 'episodes'"
+        raise ValueError(f"config.multicrop takes the place of {other}: set one of them only")
+    crops = MultiCrop(**config.multicrop)
+    return lambda photos, key: crops.prepared(photos, preprocess, key)  # type: ignore[arg-type]
 
 
 def sample(config: ConfigDict, shape: tuple[int, ...]) -> Batch | Episode:

@@ -55,6 +55,26 @@ def base_config() -> ConfigDict:
             "erase": 0.0,
         }
     )
+    # Several crops of each photo in place of `augment`, for self-distillation; a size of 0 is none.
+    config.multicrop = ConfigDict(
+        {
+            "size": 0,
+            "local_size": 0,
+            "local": 0,
+            "share": (0.4, 1.0),
+            "local_share": (0.05, 0.4),
+            "flip": True,
+            "jitter": 0.8,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
+            "grey": 0.2,
+            "blur": (1.0, 0.1, 0.5),
+            "sigma": (0.1, 2.0),
+            "solarise": 0.2,
+        }
+    )
     # A pretrained model is a name or a file of `models.pretrained.load`; it says itself what network it is. A head
     # with sizes is put on top of either.
     config.model = ConfigDict(
@@ -87,8 +107,10 @@ def base_config() -> ConfigDict:
             "halve_every": 0,
             "momentum": 0.0,
             "weight_decay": 0.0,
+            "weight_decay_final": placeholder(float),  # to which it goes by a cosine; without, it stays
             "clip_value": 0.0,
             "clip_norm": 0.0,
+            "clip_each_norm": 0.0,  # of each array of parameters by itself
             # Batches whose gradients are averaged into one update; their photos need not fit into memory at once.
             "accumulate": 1,
             "rules": (),
@@ -125,6 +147,8 @@ def base_config() -> ConfigDict:
             "same_domain_is_junk": False,  # gallery photos of the query's label and camera are ignored
             # Further searches whose mAP is logged, by name: "split" or "split:column=value&column=value".
             "searches": {},
+            # Labels of the split, or one of its levels, from the embeddings of its other photos; 0 neighbours is none.
+            "held_out": {"level": "", "neighbours": 0, "temperature": 0.07, "linear": False},
             # Classification from few photos on frozen embeddings; no ways is none.
             "grid": {
                 "ways": (5, 10),
@@ -162,7 +186,7 @@ def _data() -> ConfigDict:
             "targets": {"levels": ("*",), "attributes": ("*",), "least": 5, "unstated": "unknown"},
             # Options of each source, under its name.
             "catalogue": {"labels": 600, "photos": 6, "seed": 0, "brands": 8},
-            "image_folder": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0},
+            "image_folder": {"fractions": (0.6, 0.2, 0.2), "split_seed": 0, "only": placeholder(str)},
             "csv_manifest": {
                 "fractions": (0.6, 0.2, 0.2),
                 "split_seed": 0,

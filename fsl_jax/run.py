@@ -22,13 +22,14 @@ from fsl_jax.building import (
     make_plan,
     make_reader,
     photo_shape,
+    preparation,
     sample,
     takes_taxonomy,
     units,
     with_weights,
 )
 from fsl_jax.config import as_json
-from fsl_jax.data.augment import Augment, prepare
+from fsl_jax.data.augment import Augment
 from fsl_jax.data.filter import matching
 from fsl_jax.data.load import load_split
 from fsl_jax.data.table import Coded, Table
@@ -57,7 +58,7 @@ from fsl_jax.training.log import MetricsLog, Progress, doing, say
 from fsl_jax.training.loop import Dispatch, Evaluate, Loop, Refresh, Stop
 from fsl_jax.training.state import TrainState
 from fsl_jax.training.step import Reader, make_dispatch
-from fsl_jax.types import Batch, Collections, Episode
+from fsl_jax.types import Collections
 from fsl_jax.whitening import with_whitened_head
 from fsl_jax.workdir import config_for_evaluation, keep_result, open_workdir, seconds_so_far
 
@@ -109,7 +110,7 @@ class Run:
 
         def create(weights: Collections | None) -> TrainState:
             variables = with_weights(self.algorithm.init(key, photos), weights)
-            return TrainState.create(variables, optimizer, window)
+            return TrainState.create(self.algorithm.after_loading(variables), optimizer, window)
 
         made = jax.eval_shape(create, self.weights)
         layout = self.layout(made)
@@ -200,16 +201,11 @@ class Run:
         self, reader: Reader, optimizer: optax.GradientTransformation, state: TrainState
     ) -> stages.Wrapped:
         """Builds the program of several training steps; see `training.step.make_dispatch`."""
-        augment = Augment(**self.config.augment)
-
-        def prepared(batch: Batch | Episode, step_key: jax.Array) -> Batch | Episode:
-            return prepare(batch, self.preprocess, augment, step_key)
-
         return make_dispatch(
             self.algorithm,
             optimizer,
             reader,
-            prepared,
+            preparation(self.config, self.preprocess),
             mesh=self.mesh,
             key=named_key(self.config.seed, "step"),
             frozen=optimizers.frozen(self.optimizer, state.variables.params),

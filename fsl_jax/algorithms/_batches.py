@@ -147,6 +147,10 @@ class BatchAlgorithm:
 
         return over_tasks(of_task, episode, wanted=0)
 
+    def after_loading(self, variables: Variables) -> Variables:
+        """Leaves the variables as they are."""
+        return variables
+
     def after_update(self, variables: Variables) -> Variables:
         """Leaves the variables as they are."""
         return variables

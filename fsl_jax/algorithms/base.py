@@ -79,6 +79,9 @@ class Algorithm(Protocol):
     def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
         """Returns logits of the queries."""
 
+    def after_loading(self, variables: Variables) -> Variables:
+        """Is given the first variables, after published weights were put into their place."""
+
     def after_update(self, variables: Variables) -> Variables:
         """Moves what no gradient moves."""
 
@@ -253,6 +256,10 @@ class EpisodeAlgorithm:
             {"params": params, **collections}, images, statistics="batch", mutable=list(collections)
         )
         return output, dict(gathered)
+
+    def after_loading(self, variables: Variables) -> Variables:
+        """Leaves the variables as they are."""
+        return variables
 
     def after_update(self, variables: Variables) -> Variables:
         """Leaves the variables as they are."""

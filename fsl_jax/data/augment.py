@@ -220,7 +220,9 @@ def rotate(key: Key, image: Num[Array, "h w c"], *, most: float) -> Num[Array, "
     return _of_type(turned, image.dtype)
 
 
-def crop(key: Key, image: Num[Array, "h w c"], *, least: float, size: int) -> Num[Array, "H W c"]:
+def crop(
+    key: Key, image: Num[Array, "h w c"], *, least: float, size: int, most: float = 1.0
+) -> Num[Array, "H W c"]:
     """Cuts a random rectangle out of a photo, and resizes it.
 
     The rectangle's aspect is that of the photo times 3/4 to 4/3, as far as it fits into the photo.
@@ -230,6 +232,7 @@ def crop(key: Key, image: Num[Array, "h w c"], *, least: float, size: int) -> Nu
       image: The photo.
       least: Smallest share of the area that is kept, above 0 to 1.
       size: Pixels a side of the result; 0 for those of the photo.
+      most: Largest share of the area that is kept.
 
     Returns:
       Linearly interpolated; a photo that shrinks is averaged over as many pixels as it loses, as Pillow does.
@@ -238,7 +241,7 @@ def crop(key: Key, image: Num[Array, "h w c"], *, least: float, size: int) -> Nu
       Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, section 6, with a least share of 0.08.
     """
     area, aspect, *place = jax.random.uniform(jax.random.fold_in(key, 3), (4,))
-    area = least + (1 - least) * area
+    area = least + (most - least) * area
     # Published crops draw again until a rectangle fits; here the aspect is drawn from those that do.
     widest = jnp.minimum(math.log(CROP_ASPECT), -jnp.log(area))
     aspect = jnp.exp((2 * aspect - 1) * widest)
@@ -305,23 +308,34 @@ def colour(key: Key, image: Num[Array, "h w 3"], *, most: float) -> Num[Array, "
     Both are one linear map of red, green and blue that keeps luma.
     """
     saturation, turn = jax.random.uniform(jax.random.fold_in(key, 5), (2,), minval=-most, maxval=most)
-    angle = turn * math.pi / 2
+    return _of_type(tinted(image, 1 + saturation, turn * math.pi / 2), image.dtype)
+
+
+def tinted(
+    image: Num[Array, "h w 3"], saturation: Float[Array, ""], angle: Float[Array, ""]
+) -> Float[Array, "h w 3"]:
+    """Multiplies saturation, and turns hue by an angle; luma stays, and values may leave 0 to 255."""
     to_luma, to_plane, back = YIQ[:1], YIQ[1:], np.linalg.inv(YIQ)
     parts = back[:, :1] @ to_luma, back[:, 1:] @ to_plane, back[:, 1:] @ [[0, -1], [1, 0]] @ to_plane
     luma, straight, across = (part.astype(np.float32) for part in parts)
-    matrix = luma + (1 + saturation) * (jnp.cos(angle) * straight + jnp.sin(angle) * across)
+    matrix = luma + saturation * (jnp.cos(angle) * straight + jnp.sin(angle) * across)
     wide = image.astype(jnp.float32)
     # Written out, since matrix products of an accelerator may round to ten bits.
     red, green, blue = (wide[..., i, None] * lax.expand_dims(matrix[:, i], (0, 1)) for i in range(3))
-    return _of_type(red + green + blue, image.dtype)
+    return red + green + blue
 
 
 @_beside_mask
 def grey(key: Key, image: Num[Array, "h w 3"], *, probability: float) -> Num[Array, "h w 3"]:
     """Sets the channels of a photo to their luma, with some probability."""
-    red, green, blue = (image[..., i, None].astype(jnp.float32) * weight for i, weight in enumerate(LUMA))
     chosen = jax.random.bernoulli(jax.random.fold_in(key, 6), probability)
-    return jnp.where(chosen, _of_type(red + green + blue, image.dtype), image)
+    return jnp.where(chosen, _of_type(luma_of(image), image.dtype), image)
+
+
+def luma_of(image: Num[Array, "h w 3"]) -> Float[Array, "h w 1"]:
+    """Returns how bright each pixel is, 0 to 255."""
+    red, green, blue = (image[..., i, None].astype(jnp.float32) * weight for i, weight in enumerate(LUMA))
+    return red + green + blue
 
 
 def erase(key: Key, image: Num[Array, "h w c"], *, probability: float) -> Num[Array, "h w c"]:

@@ -14,7 +14,7 @@ from fsl_jax.algorithms.base import Algorithm, Variables
 from fsl_jax.data.augment import Preprocess, prepare_episode
 from fsl_jax.data.read import read_row
 from fsl_jax.data.table import Table
-from fsl_jax.evaluation import probe, report, retrieval
+from fsl_jax.evaluation import held_out, probe, report, retrieval
 from fsl_jax.evaluation.categories import CategoryJudge
 from fsl_jax.evaluation.episodes import EpisodeEvaluator, EpisodeFigures
 from fsl_jax.evaluation.searching import Searcher
@@ -135,6 +135,7 @@ class Judge:
             means = found.means()
             figures |= {name: means[name] for name in ("mAP", "R@1")}
             figures |= self._of_searches(variables)
+            figures |= self._held_out(embeddings)
             if self.config.grid.during and self._cells():
                 figures |= _grid_figures(self._grid(embeddings, *self._cells()))
         return figures
@@ -165,6 +166,7 @@ class Judge:
                 "retrieval_distance": self.config.distance,
                 "mAP_of_chance": self.searcher.base_rate(),
                 **self._of_searches(variables),
+                **self._held_out(embeddings),
             }
             parts += self._retrieval_parts(found, embeddings)
             if self._cells():
@@ -188,6 +190,27 @@ class Judge:
         for name, searcher in self._others.items():
             means = searcher.search(variables)[0].means()
             figures |= {f"{name}/{measure}": means[measure] for measure in ("mAP", "R@1")}
+        return figures
+
+    def _held_out(self, embeddings: Float[Array, "n d"]) -> Figures:
+        """Classifies each photo by the embeddings of the split's other ones, where that is asked for."""
+        settings = self.config.held_out
+        if not settings.neighbours:
+            return {}
+        codes = held_out.codes_of(self.table, settings.level)
+        figures = {
+            "knn": held_out.weighted_knn(
+                embeddings,
+                codes,
+                mesh=self.mesh,
+                neighbours=settings.neighbours,
+                temperature=settings.temperature,
+            )
+        }
+        if settings.linear:
+            figures["linear"] = held_out.linear_probe(
+                named_key(self.config.seed, "linear"), embeddings, codes
+            )
         return figures
 
     def _cells(self) -> tuple[tuple[int, ...], tuple[int, ...]] | tuple[()]:

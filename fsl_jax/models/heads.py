@@ -171,3 +171,42 @@ class Embedder(nn.Module):
         """
         embedding, intermediates = self.body(images, statistics=statistics)
         return self.head(embedding), {**intermediates, "body": embedding}
+
+
+class ProjectionHead(nn.Module):
+    """The head on which self-distillation compares views: an MLP, a bottleneck of length 1, and prototypes.
+
+    Attributes:
+      hidden: Outputs of the first two layers, GELU after each; 2,048 in DINO.
+      bottleneck: Outputs of the third, brought to length 1; 256 in DINO.
+      outputs: Prototypes, to which the bottleneck's cosine similarity is returned; 65,536 in DINO.
+      learned_lengths: Whether each prototype has a learned length, as in DINO's ViT-S; otherwise it is 1.
+      dtype: Of the products; lengths and sums stay float32.
+
+    References:
+      Caron et al. 2021, https://arxiv.org/abs/2104.14294, appendix C.
+    """
+
+    hidden: int
+    bottleneck: int
+    outputs: int
+    learned_lengths: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, embedding: Float[Array, "n d"]) -> Float[Array, "n k"]:
+        """Returns the similarities to all prototypes in float32 at least."""
+        features = embedding
+        for i, size in enumerate((self.hidden, self.hidden, self.bottleneck)):
+            dense = nn.Dense(size, kernel_init=_truncated, dtype=self.dtype, name=f"linear{i + 1}")
+            features = dense(features if not i else nn.gelu(features, approximate=False))
+        unit = l2_normalise(at_least_float32(features))
+        directions = self.param("prototypes", _truncated, (self.outputs, self.bottleneck))
+        rows = l2_normalise(directions).astype(self.dtype)
+        similarity = jnp.matmul(unit.astype(self.dtype), rows.T, preferred_element_type=unit.dtype)
+        if not self.learned_lengths:
+            return similarity
+        return similarity * self.param("lengths", nn.initializers.ones, (self.outputs,))[None, :]
+
+
+_truncated = nn.initializers.truncated_normal(0.02)

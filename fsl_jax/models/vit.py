@@ -1,4 +1,4 @@
-"""Vision transformers S and B, as DINO and DINOv2 train them: layer scale, registers, interpolated positions."""
+"""Vision transformers, as DINO and DINOv2 train them: layer scale, registers, interpolated positions."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,12 @@ class Size(NamedTuple):
     heads: int
 
 
-SIZES = {"small": Size(384, 12, 6), "base": Size(768, 12, 12)}
+SIZES = {
+    "nano": Size(96, 6, 3),
+    "tiny": Size(192, 12, 3),
+    "small": Size(384, 12, 6),
+    "base": Size(768, 12, 12),
+}
 _EPSILON = 1e-6
 _WIDEN = 4
 
@@ -59,11 +64,13 @@ class Block(nn.Module):
       heads: Of the attention.
       layer_scale: Whether each addition has a learned scale a channel.
       dtype: Of the arithmetic.
+      drop_path: Probability that a photo goes without an addition; see `ViT`.
     """
 
     heads: int
     layer_scale: bool
     dtype: Any
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
@@ -72,13 +79,21 @@ class Block(nn.Module):
         """Returns the tokens after the block, and the attention."""
         normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm1")(tokens)
         found, attention = Attention(self.heads, self.dtype, name="attention")(normal)
-        tokens = tokens + self._scaled("scale1", found)
+        tokens = tokens + self._kept(self._scaled("scale1", found))
         normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm2")(tokens)
         hidden = nn.Dense(_WIDEN * tokens.shape[-1], dtype=self.dtype, name="linear1")(normal)
         found = nn.Dense(tokens.shape[-1], dtype=self.dtype, name="linear2")(
             nn.gelu(hidden, approximate=False)
         )
-        return tokens + self._scaled("scale2", found), attention
+        return tokens + self._kept(self._scaled("scale2", found)), attention
+
+    def _kept(self, found: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
+        """Leaves the addition out for some photos, and scales it up for the others."""
+        if not self.drop_path or not self.has_rng("dropout"):
+            return found
+        share = 1 - self.drop_path
+        kept = jax.random.bernoulli(self.make_rng("dropout"), share, (found.shape[0], 1, 1))
+        return jnp.where(kept, found / share, 0).astype(found.dtype)
 
     def _scaled(self, name: str, found: Array) -> Array:
         if not self.layer_scale:
@@ -92,7 +107,7 @@ class ViT(nn.Module):
     """A vision transformer; the embedding is the normalised first ("cls") token.
 
     Attributes:
-      size: "small" or "base".
+      size: "tiny", "small" or "base" as published; "nano" is for small photos on a CPU: 6 blocks of width 96.
       patch: Side of a patch in pixels: 16 in DINO, 14 in DINOv2.
       positions: Side of the grid for which positions are learned: 14 in DINO (224 / 16), 37 in DINOv2 (518 / 14);
         other grids are interpolated from it.
@@ -100,19 +115,23 @@ class ViT(nn.Module):
       antialias: Whether interpolating positions to a smaller grid averages (DINOv2 with registers).
       layer_scale: Whether blocks learn the scale of what they add (DINOv2).
       dtype: Of the arithmetic; parameters, softmax and layer normalisation stay float32.
+      drop_path: Probability that the last block's additions are left out of a photo where the call is given a
+        "dropout" key; it grows evenly from 0 in the first block. Huang et al. 2016, https://arxiv.org/abs/1603.09382.
 
     References:
+      Touvron et al. 2021, https://arxiv.org/abs/2012.12877, for "tiny";
       Dosovitskiy et al. 2021, https://arxiv.org/abs/2010.11929; Caron et al. 2021, https://arxiv.org/abs/2104.14294;
       Oquab et al. 2023, https://arxiv.org/abs/2304.07193; Darcet et al. 2023, https://arxiv.org/abs/2309.16588.
     """
 
-    size: Literal["small", "base"]
+    size: Literal["nano", "tiny", "small", "base"]
     patch: int
     positions: int
     registers: int = 0
     antialias: bool = False
     layer_scale: bool = False
     dtype: Any = jnp.float32
+    drop_path: float = 0.0
 
     @property
     def norm(self) -> str:
@@ -130,9 +149,9 @@ class ViT(nn.Module):
           statistics: Makes no difference: layer normalisation has none.
 
         Returns:
-          Embedding of 384 (small) or 768 dimensions; and by name the tokens after each block ("block1"), its
-          attention [n, heads, t, t] ("attention1"), and all tokens normalised ("tokens"): first, registers, patches
-          in row order.
+          Embedding of 96 (nano), 192 (tiny), 384 (small) or 768 dimensions; and by name the tokens after each block
+          ("block1"), its attention [n, heads, t, t] ("attention1"), and all tokens normalised ("tokens"): first,
+          registers, patches in row order.
 
         Raises:
           ValueError: The size is unknown, or a side is no multiple of the patch.
@@ -142,8 +161,10 @@ class ViT(nn.Module):
             raise ValueError(f"size is {self.size!r}; expected one of {', '.join(SIZES)}")
         tokens = self._tokens(images)
         intermediates: dict[str, Array] = {}
-        for i in range(SIZES[self.size].blocks):
-            block = Block(SIZES[self.size].heads, self.layer_scale, self.dtype, name=f"block{i + 1}")
+        _, blocks, heads = SIZES[self.size]
+        for i in range(blocks):
+            left_out = self.drop_path * i / (blocks - 1)
+            block = Block(heads, self.layer_scale, self.dtype, left_out, name=f"block{i + 1}")
             tokens, attention = block(tokens)
             intermediates |= {f"block{i + 1}": tokens, f"attention{i + 1}": attention}
         normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm")(tokens)

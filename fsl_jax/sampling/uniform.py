@@ -38,12 +38,14 @@ class UniformPlan:
         return batch_of(images, columns, rows)
 
 
-def make(table: Table, *, batch: int) -> UniformPlan:
+def make(table: Table, *, batch: int, labelled: bool = True) -> UniformPlan:
     """Plans shuffled batches.
 
     Args:
       table: Photos, sorted by label.
       batch: Photos a step.
+      labelled: Whether what is learned needs two labels at least.
     """
-    need_two_labels(table)
+    if labelled:
+        need_two_labels(table)
     return UniformPlan(size=positive("batch", batch), count=len(table))

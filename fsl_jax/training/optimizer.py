@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jaxtyping import Array, Bool
@@ -44,17 +45,40 @@ def schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
     )
 
 
-def _base(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformation:
+def decay(config: ConfigDict, *, steps: int) -> float | optax.Schedule:
+    """Builds the weight decay over the steps: one number, or a cosine from `weight_decay` to `weight_decay_final`."""
+    first, last = config.weight_decay, config.weight_decay_final
+    if last is None or last == first:
+        return first
+    return lambda step: last + (first - last) * (1 + jnp.cos(jnp.pi * step / steps)) / 2
+
+
+def clip_each_norm(most: float) -> optax.GradientTransformation:
+    """Scales the gradient of each array down to a Euclidean norm of at most `most`, each by itself.
+
+    References:
+      Caron et al. 2021, https://arxiv.org/abs/2104.14294, clip so, at 3; the rule itself is in their code alone.
+    """
+
+    def clipped(gradient: Array) -> Array:
+        return gradient * jnp.minimum(1.0, most / (jnp.linalg.norm(gradient.ravel()) + 1e-6))
+
+    return optax.stateless(lambda gradients, _: jax.tree.map(clipped, gradients))
+
+
+def _base(
+    config: ConfigDict, rate: optax.Schedule, weight_decay: float | optax.Schedule
+) -> optax.GradientTransformation:
     kinds = {
         "adam": lambda: optax.adam(rate),
-        "adamw": lambda: optax.adamw(rate, weight_decay=config.weight_decay, mask=_decayed),
+        "adamw": lambda: optax.adamw(rate, weight_decay=weight_decay, mask=_decayed),
         "sgd": lambda: optax.sgd(rate, momentum=config.momentum or None),
     }
     if config.name not in kinds:
         raise ValueError(f"config.optimizer.name is {config.name!r}; {closest(config.name, [*kinds])}")
-    if config.name == "adamw" or not config.weight_decay:
+    if config.name == "adamw" or not (callable(weight_decay) or weight_decay):
         return kinds[config.name]()
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=_decayed), kinds[config.name]())
+    return optax.chain(optax.add_decayed_weights(weight_decay, mask=_decayed), kinds[config.name]())
 
 
 def _decayed(params: Params) -> Params:
@@ -118,12 +142,20 @@ def make(config: ConfigDict, params: Params, *, steps: int) -> optax.GradientTra
             f"config.optimizer.accumulate is {together}; expected at least 1, and a divisor of config.train.steps "
             f"({steps})"
         )
-    rate = schedule(config, steps=steps)
+    rate, decayed = schedule(config, steps=steps), decay(config, steps=steps)
     if together == 1:
-        return _of_one_gradient(config, params, rate)
-    # Within an update of several steps the rate is that of the last of them.
-    of_updates = _of_one_gradient(config, params, lambda count: rate(count * together + together - 1))
-    return optax.MultiSteps(of_updates, every_k_schedule=together).gradient_transformation()
+        return _of_one_gradient(config, params, rate, decayed)
+
+    def of_updates(over_steps: Any) -> Any:
+        # Within an update of several steps a value is that of the last of them.
+        return (
+            (lambda count: over_steps(count * together + together - 1))
+            if callable(over_steps)
+            else over_steps
+        )
+
+    averaged = _of_one_gradient(config, params, of_updates(rate), of_updates(decayed))
+    return optax.MultiSteps(averaged, every_k_schedule=together).gradient_transformation()
 
 
 def updated(config: ConfigDict, state: optax.OptState) -> Bool[Array, ""] | bool:
@@ -132,11 +164,12 @@ def updated(config: ConfigDict, state: optax.OptState) -> Bool[Array, ""] | bool
 
 
 def _of_one_gradient(
-    config: ConfigDict, params: Params, rate: optax.Schedule
+    config: ConfigDict, params: Params, rate: optax.Schedule, weight_decay: float | optax.Schedule
 ) -> optax.GradientTransformation:
     clips = [optax.clip(config.clip_value)] if config.clip_value else []
     clips += [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    base = _base(config, rate)
+    clips += [clip_each_norm(config.clip_each_norm)] if config.clip_each_norm else []
+    base = _base(config, rate, weight_decay)
     if not config.rules:
         return optax.chain(*clips, base)
     factors = rates_by_name(params, [tuple(rule) for rule in config.rules])

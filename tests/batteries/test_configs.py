@@ -12,8 +12,8 @@ from helpers import table_of_counts
 from ml_collections import ConfigDict
 
 from fsl_jax import presets
-from fsl_jax.building import build, make_plan, sample, takes_taxonomy
-from fsl_jax.data.augment import Augment, prepare
+from fsl_jax.building import build, make_plan, preparation, sample, takes_taxonomy
+from fsl_jax.data.augment import Augment
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.data.table import Attributes, Coded
 from fsl_jax.data.targets import taxonomy_of, with_targets
@@ -109,12 +109,11 @@ def test_takes_two_steps(file, preset):
     size, channels = config.data.size, config.data.channels
     variables = method.init(jax.random.key(0), sample(config, (size, size, channels)))
     optimizer = optimizers.make(config.optimizer, variables.params, steps=config.train.steps)
-    augment = Augment(**config.augment)
     dispatch = make_dispatch(
         method,
         optimizer,
         reader,
-        lambda batch, key: prepare(batch, preprocess, augment, key),
+        preparation(config, preprocess),
         mesh=mesh,
         key=named_key(0, "step"),
     )

@@ -20,6 +20,7 @@ def load(
     fractions: Sequence[float] = (0.6, 0.2, 0.2),
     split_seed: int = 0,
     min_photos: int = 1,
+    only: str | Path | None = None,
 ) -> Table:
     """Reads a folder tree.
 
@@ -33,15 +34,17 @@ def load(
       fractions: Shares of the labels that train, val and test get, where the folders do not say.
       split_seed: Of that dealing.
       min_photos: Labels with fewer photos in a split are dropped.
+      only: Text file with one label a line; all others are dropped before the dealing. Empty lines are skipped.
 
     Returns:
       A table with `path`, in a stable order.
 
     Raises:
-      ValueError: There is no folder, no photo, or no label folder.
+      ValueError: There is no folder, no photo, or no label folder; or `only` names a label that has none.
     """
     folder = _folder(root)
     paths, skipped = _scan(folder)
+    paths = paths if only is None else _only(folder, paths, Path(only))
     if not paths:
         raise ValueError(f"no photo in a label's folder in {root}; expected {LAYOUT}")
     report("image_folder", skipped)
@@ -80,6 +83,23 @@ def _scan(folder: Path) -> tuple[list[str], list[Skipped]]:
         else:
             skipped.append((path, reason))
     return paths, skipped
+
+
+def _only(folder: Path, paths: Sequence[str], file: Path) -> list[str]:
+    """Keeps the photos of the labels that a file lists."""
+    if not file.is_file():
+        raise ValueError(
+            f"no file {file}; config.data.image_folder.only names a text file with one label a line"
+        )
+    wanted = {line.strip() for line in file.read_text(encoding="utf-8").splitlines()} - {""}
+    _, labels = _named_splits(folder, paths)
+    absent = sorted(wanted - set(labels))
+    if absent:
+        raise ValueError(
+            f"{file} lists {len(absent)} of {len(wanted)} labels that have no photo in {folder}, such as "
+            f"{absent[0]!r}: expected names of folders, as in {LAYOUT}"
+        )
+    return [path for path, label in zip(paths, labels, strict=True) if label in wanted]
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -1,0 +1,67 @@
+"""Self-distillation between views of a photo, with the centring that keeps it from collapse."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from fsl_jax.types import Mean, PerItem
+
+
+def self_distillation(
+    student: Float[Array, "b v k"],
+    teacher: Float[Array, "b g k"],
+    centre: Float[Array, "k"],
+    *,
+    student_temperature: float,
+    teacher_temperature: float | Float[Array, ""],
+) -> tuple[PerItem, dict[str, Mean]]:
+    """Compares what the student says of each view with what the teacher says of each other large one.
+
+    Args:
+      student: Logits of all views; the first g are the teacher's.
+      teacher: Logits of the large views; no gradient goes through them.
+      centre: Taken from the teacher's logits.
+      student_temperature: Divides the student's logits; above 0, 0.1 as published.
+      teacher_temperature: Divides the teacher's; smaller sharpens, 0.04 to 0.07.
+
+    Returns:
+      Cross entropy of each pair of views, [b, g, v], where a view with itself is masked; and figures that tell a
+      collapse: "teacher_entropy" of a view (log k where it says nothing), "teacher_student_kl" (0 where student and
+      teacher say one thing of all views), and "teacher_mean_entropy", of the mean over photos (0 where all photos are
+      one).
+
+    References:
+      Caron et al. 2021, https://arxiv.org/abs/2104.14294, eq. 1 to 4 and section 5.3.
+    """
+    targets = jax.nn.softmax(jax.lax.stop_gradient(teacher - centre[None, None, :]) / teacher_temperature)
+    log_student = jax.nn.log_softmax(student / student_temperature)
+    cross = -jnp.einsum("bgk,bvk->bgv", targets, log_student, precision=jax.lax.Precision.HIGHEST)
+    counts = other_views(cross.shape[1], cross.shape[2])[None]
+    loss = PerItem(jnp.where(counts, cross, 0.0), jnp.broadcast_to(counts, cross.shape))
+    entropy = entropies(targets)
+    divergence = jax.lax.stop_gradient(cross) - entropy[:, :, None]
+    figures = {
+        "teacher_entropy": Mean.of(entropy),
+        "teacher_student_kl": Mean(
+            jnp.sum(jnp.where(counts, divergence, 0.0)), jnp.sum(loss.mask.astype(jnp.float32))
+        ),
+        "teacher_mean_entropy": Mean.of(entropies(jnp.mean(targets, axis=(0, 1)))),
+    }
+    return loss, figures
+
+
+def other_views(large: int, views: int) -> Bool[Array, "g v"]:
+    """Marks the pairs of a large view and another view."""
+    return jnp.arange(large)[:, None] != jnp.arange(views)[None, :]
+
+
+def entropies(probabilities: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+    """Returns the entropy of each distribution in nats; 0 log 0 is 0."""
+    return jnp.sum(jax.scipy.special.entr(probabilities), axis=-1)
+
+
+def moved_centre(
+    centre: Float[Array, "k"], teacher: Float[Array, "b g k"], *, momentum: float
+) -> Float[Array, "k"]:
+    """Moves the centre towards the mean of the teacher's logits; the batch is one, however many devices share it."""
+    return momentum * centre + (1 - momentum) * jnp.mean(jax.lax.stop_gradient(teacher), axis=(0, 1))
