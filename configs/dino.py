@@ -5,7 +5,7 @@ What comes out is an embedding network: for `fsl-jax few-shot`, for `fsl-jax ind
 the test split judge the embeddings. Presets, as in `--config configs/dino.py:fashion_small`; what to expect lies in
 benchmarks/results.md:
 
-  (none), catalogue    the built-in catalogue, 32 px, ViT-nano with patches of 4. Some 15 minutes on two CPU cores.
+  (none), catalogue    the built-in catalogue, 32 px, ViT-nano with patches of 8. Some 10 minutes on two CPU cores.
       python -m fsl_jax.main --config configs/dino.py
   fashion_small        the small photos of fashion_products, 64 px, patches of 8; article types are judged.
       python -m fsl_jax.main --config configs/dino.py:fashion_small --config.data.root=FOLDER
@@ -48,7 +48,7 @@ def _catalogue() -> ConfigDict:
     config = base_config()
     config.model.name = "vit"
     config.model.options = ConfigDict(
-        {"size": "nano", "patch": 4, "positions": 8, "drop_path": 0.0, "dtype": "float32"}
+        {"size": "nano", "patch": 8, "positions": 4, "drop_path": 0.0, "dtype": "float32"}
     )
     config.sampler.name = "uniform"
     config.sampler.options = ConfigDict({"batch": 64, "labelled": False})

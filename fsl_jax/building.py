@@ -174,7 +174,10 @@ def with_weights(variables: Variables, weights: Collections | None) -> Variables
     homeless = sorted(set(weights) - {"params", *variables.collections})
     if homeless:
         raise ValueError(f"this method has no place for the {', '.join(homeless)} of the pretrained weights")
-    collections = {name: grafted(old, weights.get(name, {})) for name, old in variables.collections.items()}
+    collections = {
+        name: grafted(old, weights[name]) if name in weights else old
+        for name, old in variables.collections.items()
+    }
     return variables.replace(  # type: ignore[attr-defined]
         params=grafted(variables.params, weights["params"]), collections=collections
     )

@@ -7,7 +7,7 @@ import pytest
 from models.random_variables import random_variables
 
 from fsl_jax.models.conv4 import Conv4
-from fsl_jax.models.heads import Embedder, GlobalPool, Head
+from fsl_jax.models.heads import Embedder, GlobalPool, Head, ProjectionHead
 from fsl_jax.models.resnet import ResNet
 from fsl_jax.ops.norm import l2_normalise
 
@@ -124,3 +124,27 @@ def test_an_embedder_has_two_groups_of_parameters_and_its_bodys_norm_mode():
     assert embedding.shape == (2, 5)
     assert seen["body"].shape == (2, 4)
     assert network.norm == "layer"
+
+
+def test_the_head_of_self_distillation_has_the_published_parameters():
+    embedding = jnp.zeros((1, 384))
+    mlp = 384 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * 256 + 256
+    assert count(ProjectionHead(2048, 256, 65_536), embedding) == mlp + 65_536 * 256
+    assert count(ProjectionHead(2048, 256, 65_536, learned_lengths=True), embedding) == mlp + 65_536 * 257
+
+
+def test_prototypes_are_compared_by_the_cosine_and_stretched_by_their_lengths():
+    embedding = jax.random.normal(jax.random.key(0), (5, 6))
+    head = ProjectionHead(7, 4, 9, learned_lengths=True)
+    zeros = jax.eval_shape(head.init, jax.random.key(1), embedding)["params"]
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: random.standard_normal(p.shape).astype(np.float32), zeros)
+    got = head.apply({"params": params}, embedding)
+    hidden = np.asarray(embedding)
+    for name in ("linear1", "linear2", "linear3"):
+        hidden = hidden @ params[name]["kernel"] + params[name]["bias"]
+        hidden = hidden if name == "linear3" else np.asarray(jax.nn.gelu(hidden, approximate=False))
+    rows = np.asarray(params["prototypes"])
+    cosine = hidden @ rows.T / np.linalg.norm(hidden, axis=1)[:, None] / np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(got, cosine * params["lengths"], rtol=1e-4, atol=1e-5)
+    assert np.abs(ProjectionHead(7, 4, 9).apply({"params": params}, embedding)).max() <= 1 + 1e-5

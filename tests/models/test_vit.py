@@ -7,7 +7,7 @@ import pytest
 from models.random_variables import random_variables
 
 from fsl_jax.models.positions import bicubic_weights, resize_positions
-from fsl_jax.models.vit import ViT
+from fsl_jax.models.vit import Block, ViT
 
 
 def count(model, side):
@@ -19,6 +19,8 @@ def count(model, side):
 @pytest.mark.parametrize(
     ("options", "parameters"),
     [
+        # DeiT-Ti/16 counts 5,717,416, with a classifier of 1,000 labels.
+        ({"size": "tiny", "patch": 16, "positions": 14}, 5_717_416 - 193_000),
         ({"size": "small", "patch": 16, "positions": 14}, 21_665_664),  # DINO ViT-S/16
         ({"size": "base", "patch": 16, "positions": 14}, 85_798_656),  # DINO ViT-B/16
         # DINOv2 counts 384 and 768 more: the token that stands for a masked patch in training.
@@ -89,7 +91,11 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_wide(small):
 @pytest.mark.parametrize(
     ("options", "side", "message"),
     [
-        ({"size": "huge", "patch": 16, "positions": 14}, 32, "size is 'huge'; expected one of small, base"),
+        (
+            {"size": "huge", "patch": 16, "positions": 14},
+            32,
+            "size is 'huge'; expected one of nano, tiny, small, base",
+        ),
         (
             {"size": "small", "patch": 14, "positions": 37},
             32,
@@ -131,3 +137,34 @@ def test_rows_and_columns_are_not_mixed_up():
     resized = resize_positions(grid, rows=8, columns=2, antialias=False).reshape(8, 2)
     np.testing.assert_allclose(resized[:, 0], resized[:, 1], rtol=1e-6)
     assert np.all(np.diff(resized[:, 0]) > 0)
+
+
+def test_a_dropped_path_leaves_an_addition_out_of_some_photos_and_scales_it_for_others():
+    tokens = jax.random.normal(jax.random.key(0), (64, 5, 12))
+    whole = Block(3, False, jnp.float32)
+    variables = whole.init(jax.random.key(1), tokens)
+    # Of the second addition nothing is left, so that only the first one counts.
+    last = jax.tree.map(jnp.zeros_like, variables["params"]["linear2"])
+    variables = {"params": {**variables["params"], "linear2": last}}
+    added = whole.apply(variables, tokens)[0] - tokens
+    some = Block(3, False, jnp.float32, drop_path=0.25)
+    np.testing.assert_allclose(some.apply(variables, tokens)[0] - tokens, added, atol=1e-6)
+    kept = some.apply(variables, tokens, rngs={"dropout": jax.random.key(2)})[0] - tokens
+    there = np.abs(kept).max(axis=(1, 2)) > 1e-6
+    assert 0.55 < there.mean() < 0.95
+    np.testing.assert_allclose(kept[there], added[there] / 0.75, atol=1e-5)
+    assert not np.any(kept[~there])
+
+
+def test_paths_are_dropped_more_and_more_often_from_the_second_block_on():
+    model = ViT("nano", patch=4, positions=2, drop_path=0.5)
+    images = jax.random.normal(jax.random.key(1), (200, 8, 8, 3))
+    variables = model.init(jax.random.key(0), images[:1], statistics="running")
+    whole = model.apply(variables, images, statistics="running")[1]
+    some = model.apply(variables, images, statistics="running", rngs={"dropout": jax.random.key(2)})[1]
+    np.testing.assert_allclose(some["block1"], whole["block1"], atol=1e-5)
+
+    def both_left_out(i):
+        return np.mean(np.abs(some[f"block{i}"] - some[f"block{i - 1}"]).max(axis=(1, 2)) < 1e-6)
+
+    np.testing.assert_allclose([both_left_out(2), both_left_out(6)], [0.1**2, 0.5**2], atol=0.09)

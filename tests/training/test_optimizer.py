@@ -89,6 +89,30 @@ def test_a_rule_that_matches_nothing_is_an_error():
         one_update(rules=(("hed/.*", 0.0),))
 
 
+def test_decay_goes_by_a_cosine_to_its_end():
+    weights = optimizer.decay(config(weight_decay=0.04, weight_decay_final=0.4), steps=10)
+    np.testing.assert_allclose([weights(0), weights(5), weights(10)], [0.04, 0.22, 0.4], rtol=1e-5)
+    made = optimizer.make(config(name="adamw", weight_decay=0.2, weight_decay_final=0.4), PARAMS, steps=2)
+    nothing, state, params = jax.tree.map(jnp.zeros_like, ONES), made.init(PARAMS), PARAMS
+    for expected in (1 - 0.5 * 0.2, (1 - 0.5 * 0.2) * (1 - 0.5 * 0.3)):
+        updates, state = made.update(nothing, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["head"]["kernel"], expected, rtol=1e-5)
+        np.testing.assert_allclose(params["body"]["bias"], 1.0)
+
+
+def test_each_array_is_clipped_by_its_own_norm():
+    gradients = {
+        "body": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.array([0.3, 0.4])},
+        "head": {"kernel": jnp.full((2, 2), 0.5)},
+    }
+    made = optimizer.make(config(clip_each_norm=2.0, learning_rate=1.0), PARAMS, steps=10)
+    updates, _ = made.update(gradients, made.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["body"]["kernel"], -1.0, rtol=1e-5)  # 3 / 6 x 2
+    np.testing.assert_allclose(updates["body"]["bias"], [-0.3, -0.4], rtol=1e-5)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.5, rtol=1e-5)
+
+
 def test_decay_takes_kernels_and_leaves_biases():
     updates = one_update(weight_decay=0.1)
     np.testing.assert_allclose(updates["body"]["kernel"], -0.55)
