@@ -37,6 +37,7 @@ def get_config(preset: str = "") -> ConfigDict:
         _paper(config)
     elif preset == "smoke":
         presets.smoke(config)
+        config.data.size = 32  # a multiple of the patch
         config.sampler.options.batch = 8
         config.algorithm.options.outputs = 64
         config.eval.every = 20

@@ -14,6 +14,8 @@ benchmarks/results.md:
       python -m fsl_jax.main --config configs/proxy.py:luma --config.data.root=FOLDER
   inshop, consumer2shop, veri776, sop, cub, cars
               published sets: ResNet-50 (weights: --config.model.pretrained=FILE).
+  vit         beside one of these, as in `:proxy_nca,cub,vit`: ViT-S/16 of DINO, fine-tuned as in Bhattacharyya et al.
+              2022 (weights as above, or the workdir of configs/dino.py).
   smoke       seconds: proves that an installation works.
 """
 
@@ -43,7 +45,7 @@ OVER_PAIRS = {
     "n_pair": {"photos": 4},
 }
 LOSSES = {**WITH_PROXIES, **OVER_PAIRS}
-KNOWN = (*LOSSES, "luma", *presets.PUBLISHED, "smoke")
+KNOWN = (*LOSSES, "luma", *presets.PUBLISHED, "vit", "smoke")
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -67,8 +69,10 @@ def get_config(preset: str = "") -> ConfigDict:
         }
     )
     presets.balanced(config, labels=18, photos=4)
-    for name in names:
-        if name == "luma":
+    for name in sorted(names, key=lambda name: name == "vit"):  # it changes what a set has chosen
+        if name == "vit":
+            presets.vision_transformer(config)
+        elif name == "luma":
             presets.luma(config)
             config.sampler.options.labels = 12
         elif name in presets.PUBLISHED:
@@ -77,9 +81,11 @@ def get_config(preset: str = "") -> ConfigDict:
         elif name == "smoke":
             presets.smoke(config)
             config.sampler.options.labels = 8
+    if loss == "n_pair":
+        config.algorithm.options.loss_options.photos = config.sampler.options.photos
     if loss in WITH_PROXIES:
         # Proxies start at random beside a network that does not: they need a faster rate.
-        rate = 50.0 if set(names) & {"luma", *presets.PUBLISHED} else 10.0
+        rate = 50.0 if set(names) & {"luma", "vit", *presets.PUBLISHED} else 10.0
         config.optimizer.rules = (*config.optimizer.rules, ("objective/proxies", rate))
     config.preset = preset
     return config

@@ -14,6 +14,8 @@ benchmarks/results.md:
       FOLDER holds manifest.csv; any csv of the same columns does.
   inshop, consumer2shop, veri776, sop, cub, cars
                        published sets with published settings: ResNet-50 (weights: --config.model.pretrained=FILE).
+  vit                  beside one of these, as in `:margin,cub,vit`: ViT-S/16 of DINO, fine-tuned as in
+                       Bhattacharyya et al. 2022 (weights as above, or the workdir of configs/dino.py).
   original             Santos Garcia et al. 2022: ResNet-18 (weights as above), given triplets, hinge of 10 on sigmoid
                        embeddings, the worst 35 % of 25; your photos: --config.data.source, --config.data.root.
   smoke                seconds: proves that an installation works.
@@ -41,7 +43,7 @@ MININGS = (
     "margin",
 )
 SETS = ("luma", *presets.PUBLISHED)
-KNOWN = (*MININGS, *SETS, "original", "smoke")
+KNOWN = (*MININGS, *SETS, "vit", "original", "smoke")
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -53,9 +55,11 @@ def get_config(preset: str = "") -> ConfigDict:
             raise unknown_preset(name, "triplet.py", KNOWN)
     _mining(config, next((name for name in names if name in MININGS), "batch_hard"))
     presets.balanced(config, labels=18, photos=4)
-    for name in names:
+    for name in sorted(names, key=lambda name: name == "vit"):  # it changes what a set has chosen
         if name in presets.PUBLISHED:
             _published(config, name)
+        elif name == "vit":
+            presets.vision_transformer(config)
         elif name == "luma":
             _luma(config)
         elif name == "original":

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,8 @@ class Built(NamedTuple):
       preprocess: How photos are prepared.
       features: From prepared photos to (embedding, intermediates) of the pretrained network alone, where
         `config.model.frozen` keeps it as it is; otherwise None.
-      place: Of the pretrained network's parameters, such as "network/body".
+      place: Of the embedding network's parameters, such as "network/body".
+      body: The embedding network, without a head.
     """
 
     algorithm: Algorithm
@@ -49,6 +51,7 @@ class Built(NamedTuple):
     preprocess: Preprocess
     features: Callable[[Any], Any] | None
     place: str
+    body: nn.Module
 
 
 def takes_episodes(config: ConfigDict) -> bool:
@@ -94,11 +97,7 @@ def build(config: ConfigDict, *, labels: int, taxonomy: Taxonomy | None = None) 
     """
     model, method, preprocess, weights = config.model, config.algorithm, preprocess_of(config.data), None
     if model.pretrained:
-        # Imported here: most runs load no weights.
-        from fsl_jax.models import pretrained
-
-        key = named_key(config.seed, "pretrained")
-        loaded = pretrained.load(model.pretrained, options=dict(model.options), key=key)
+        loaded = _loaded(config)
         body, weights = loaded.model, loaded.variables
         # With a fourth channel, a mask, the network itself is still given three.
         channels = max(loaded.preprocess.channels, config.data.channels)
@@ -134,7 +133,18 @@ def build(config: ConfigDict, *, labels: int, taxonomy: Taxonomy | None = None) 
     where = (*algorithm.body_place, *place)
     if weights is not None:
         weights = {name: _nested(tree, where) for name, tree in weights.items()}
-    return Built(algorithm, weights, preprocess, features, "/".join(where))
+    return Built(algorithm, weights, preprocess, features, "/".join(where), bare)
+
+
+def _loaded(config: ConfigDict) -> Any:
+    """Loads published weights, or those of an earlier run's network; imported here, since most runs load none."""
+    from fsl_jax import warm_start
+    from fsl_jax.models import pretrained
+
+    name, options = config.model.pretrained, dict(config.model.options)
+    if (Path(name) / "config.json").is_file():
+        return warm_start.load(Path(name), options=options)
+    return pretrained.load(name, options=options, key=named_key(config.seed, "pretrained"))
 
 
 def _check_frozen(config: ConfigDict) -> None:

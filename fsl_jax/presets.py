@@ -150,6 +150,23 @@ def published(config: ConfigDict, name: str, *, dimensions: int) -> None:
         config.data[name].val_labels = 10
 
 
+def vision_transformer(config: ConfigDict) -> None:
+    """Takes DINO's ViT-S/16 in the place of another network, with the photos of Bhattacharyya et al. 2022.
+
+    Another start: `--config.model.pretrained`, a file of timm's supervised ViT-S/16, or the workdir of configs/dino.py.
+
+    References:
+      https://arxiv.org/abs/2201.08951, section 3.2: one linear layer of 128, Adam 1e-5, 112 photos, 2 a label.
+    """
+    config.data.update({"size": 224, "fit": "crop"})
+    config.model.pretrained = "facebook/dino-vits16"
+    config.model.options = ConfigDict({})
+    config.model.head.update({"sizes": (128,), "whitened": 0.0})
+    balanced(config, labels=56, photos=2)
+    config.augment.update({"flip": True, "shift": 0, "crop": 0.08})
+    config.optimizer.update({"name": "adam", "learning_rate": 1e-5, "weight_decay": 4e-4})
+
+
 def pretrained_resnet18(config: ConfigDict) -> None:
     """Takes the network and the photos of Santos Garcia et al. 2022: ResNet-18 with ImageNet weights, 224 px."""
     config.data.update({"size": 224, "fit": "stretch"})

@@ -94,6 +94,7 @@ class Run:
     def __post_init__(self) -> None:
         built = build(self.config, labels=self.labels, taxonomy=self.taxonomy)
         self.algorithm, self.weights, self.preprocess = built.algorithm, built.weights, built.preprocess
+        self.place, self.body = built.place, built.body
         self.features, self.optimizer = built.features, ConfigDict(self.config.optimizer)
         if built.features is not None:
             self.optimizer.rules = ((f"{built.place}/.*", 0.0), *self.optimizer.rules)

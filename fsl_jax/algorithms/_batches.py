@@ -135,6 +135,10 @@ class BatchAlgorithm:
         embedding, _ = self.embed(variables.params, variables.collections, images, statistics="running")
         return {"embedding": embedding}
 
+    def embedding_variables(self, variables: Variables) -> Collections:
+        """Returns the "params" and collections by which photos are embedded."""
+        return {"params": variables.params, **variables.collections}
+
     def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
         """Classifies queries by the nearest mean of a label's support embeddings."""
 

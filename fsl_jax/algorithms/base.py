@@ -76,6 +76,9 @@ class Algorithm(Protocol):
     def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
         """Returns at least "embedding" [n, d]; a photo's does not depend on the other photos."""
 
+    def embedding_variables(self, variables: Variables) -> Collections:
+        """Returns the "params" and collections by which photos are embedded, nested as those of the method are."""
+
     def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
         """Returns logits of the queries."""
 
@@ -227,6 +230,10 @@ class EpisodeAlgorithm:
             lambda task: gradient(params, collections, *task, step), (batch, key), chunk=chunk
         )
         return averaged(total, batch.tasks), jax.tree.map(lambda a: a / batch.tasks, gradients)
+
+    def embedding_variables(self, variables: Variables) -> Collections:
+        """Returns the "params" and collections by which photos are embedded."""
+        return {"params": variables.params, **variables.collections}
 
     def predict(self, variables: Variables, episode: Episode) -> Float[Array, "t q way"]:
         """Returns the logits of every task's queries."""

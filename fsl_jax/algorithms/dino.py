@@ -180,6 +180,10 @@ class Dino(BatchAlgorithm):
         collections = {**variables.collections, TEACHER: teacher}
         return variables.replace(collections=collections, extra={"updates": count + 1})  # type: ignore[attr-defined]
 
+    def embedding_variables(self, variables: Variables) -> Collections:
+        """Returns those of the teacher."""
+        return {"params": variables.collections[TEACHER]}
+
     def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
         """Embeds photos by the teacher's network."""
         params = variables.collections[TEACHER]["network"]

@@ -290,3 +290,19 @@ def test_a_method_with_the_wrong_sampler_says_so(tmp_path):
     )  # fmt: skip
     assert err.strip().splitlines()[-1].startswith("error: method 'embedding' is given flat batches")
     assert not out
+
+
+@pytest.mark.slow
+def test_a_run_without_labels_is_the_start_of_another_run(tmp_path):
+    """Self-distilled first, then fine-tuned: the second run begins with the teacher of the first."""
+    first, second = tmp_path / "dino", tmp_path / "triplet"
+    finished("--config=configs/dino.py:smoke", "--workdir", first)
+    result = json.loads((first / "result.json").read_text())
+    assert 0 < result["knn"] <= 1
+    assert 0 < result["linear"] <= 1
+    steps = ["--config.train.steps=5", "--config.train.save_every=5", "--config.eval.every=0"]
+    still = ["--config.optimizer.learning_rate=0.0", "--config.eval.distance=cosine"]
+    start = [f"--config.model.pretrained={first}", "--config.model.options={}", "--config.data.size=32"]
+    finished("--config=configs/triplet.py:smoke", *start, *steps, *still, "--workdir", second)
+    taken = json.loads((second / "result.json").read_text())
+    assert taken["mAP"] == pytest.approx(result["mAP"], abs=1e-6)
