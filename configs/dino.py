@@ -53,20 +53,14 @@ def _catalogue() -> ConfigDict:
     )
     config.sampler.name = "uniform"
     config.sampler.options = ConfigDict({"batch": 64, "labelled": False})
-    config.multicrop.update(
-        {
-            "size": 32,
-            "local_size": 16,
-            "local": 4,
-            "share": (0.4, 1.0),
-            "local_share": (0.1, 0.4),
-            "sigma": (0.1, 1.0),
-        }
-    )
+    config.multicrop.update({"size": 32, "local_size": 16, "local": 4, "share": (0.4, 1.0)})
+    # Colour tells articles apart: it changes as light changes it, and no more.
+    config.multicrop.update({"local_share": (0.1, 0.4), "saturation": 0.1, "hue": 0.03, "grey": 0.0})
+    config.multicrop.update({"blur": (0.5, 0.1, 0.2), "sigma": (0.1, 0.6), "solarise": 0.0})
     config.algorithm.name = "dino"
     config.algorithm.options = ConfigDict(
         {
-            "outputs": 1024,
+            "outputs": 512,
             "hidden": 256,
             "bottleneck": 64,
             "learned_lengths": False,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from fsl_jax.algorithms.base import Frozen, Variables, over_tasks, still
 from fsl_jax.algorithms.protonet import prototypes
 from fsl_jax.losses.distances import DISTANCES
+from fsl_jax.models.vit import attention_of
 from fsl_jax.ops.norm import at_least_float32, l2_normalise
 from fsl_jax.types import Aux, Batch, Collections, Episode, Key, Mean, Params, Scalar, Step
 
@@ -131,9 +132,20 @@ class BatchAlgorithm:
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
-        """Embeds photos with running statistics, so that a photo's embedding is its own."""
-        embedding, _ = self.embed(variables.params, variables.collections, images, statistics="running")
-        return {"embedding": embedding}
+        """Embeds photos with running statistics, so that a photo's embedding is its own.
+
+        A vision transformer's have "attention" [n, heads, rows, columns] besides: where the embedding looks.
+        """
+        found = self.embedding_variables(variables)
+        given = {name: values["network"] for name, values in found.items() if "network" in values}
+        ran: Any = self.network.apply(given, images, statistics="running")
+        embedding, intermediates = ran
+        wide = at_least_float32(embedding)
+        looks = attention_of(intermediates)
+        return {
+            "embedding": l2_normalise(wide) if self.normalised else wide,
+            **({} if looks is None else {"attention": looks}),
+        }
 
     def embedding_variables(self, variables: Variables) -> Collections:
         """Returns the "params" and collections by which photos are embedded."""

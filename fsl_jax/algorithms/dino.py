@@ -22,7 +22,7 @@ from fsl_jax.algorithms._batches import BatchAlgorithm, spread_figures
 from fsl_jax.algorithms.base import Frozen, Variables, still
 from fsl_jax.losses import dino, reduce
 from fsl_jax.models.heads import ProjectionHead
-from fsl_jax.ops.norm import at_least_float32, l2_normalise
+from fsl_jax.ops.norm import at_least_float32
 from fsl_jax.types import Aux, Batch, Collections, Key, Params, Scalar, Step
 
 LOCAL = "local"
@@ -183,13 +183,6 @@ class Dino(BatchAlgorithm):
     def embedding_variables(self, variables: Variables) -> Collections:
         """Returns those of the teacher."""
         return {"params": variables.collections[TEACHER]}
-
-    def outputs(self, variables: Variables, images: Float[Array, "n h w c"]) -> dict[str, Array]:
-        """Embeds photos by the teacher's network."""
-        params = variables.collections[TEACHER]["network"]
-        embedding, _ = self.network.apply({"params": params}, images, statistics="running")
-        wide = at_least_float32(embedding)
-        return {"embedding": l2_normalise(wide) if self.normalised else wide}
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """Warns of the two ways in which self-distillation collapses."""

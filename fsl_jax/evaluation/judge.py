@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +27,9 @@ from fsl_jax.taxonomy import Taxonomy
 
 EPISODES_AT_ONCE = 24
 """Episodes of one program; rounded up to a multiple of the devices. Results do not depend on it."""
+
+LOOKED_AT = 4
+"""Photos of which is shown where a vision transformer looks."""
 
 Figures = dict[str, float]
 MakeReader = Callable[[Table, EpisodePlan, jax.Array], object]
@@ -169,6 +173,7 @@ class Judge:
                 **self._held_out(embeddings),
             }
             parts += self._retrieval_parts(found, embeddings)
+            parts += self._attention_parts(variables)
             if self._cells():
                 grid = self._grid(embeddings, *self._cells())
                 figures |= _grid_figures(grid)
@@ -279,6 +284,21 @@ class Judge:
         strips = [] if self._shown.has_features else self._strips(found, embeddings)
         curve = report.precision_recall_curve(found.precision_at_recall())
         return [*strips, curve, *self._by_category(found, self.searcher.sides[0])]
+
+    def _attention_parts(self, variables: Variables) -> list[report.Part]:
+        """Shows where a vision transformer looks, on the first photo of some labels."""
+        if self._shown.has_features or self.table.has_features or not len(self.table):
+            return []
+        rows = np.unique(self.table.label.codes, return_index=True)[1][:LOOKED_AT]
+        images: Any = np.stack([self._photo(row) for row in rows])
+        looks = self.algorithm.outputs(variables, self.preprocess(images)).get("attention")
+        if looks is None:
+            return []
+        names = [self.table.label.names[self.table.label.codes[row]] for row in rows]
+        return [
+            report.attention_strip(f"Where the network looks: {name}", image, look)
+            for name, image, look in zip(names, images, np.asarray(looks, np.float32), strict=True)
+        ]
 
     def _strips(self, found: retrieval.PerQuery, embeddings: Float[Array, "n d"]) -> list[report.Strip]:
         queries, gallery = self.searcher.sides

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from fsl_jax.evaluation._report.builders import (
+    attention_strip,
     bars_by_category,
     confusion_grid,
     curves_from_log,
@@ -51,6 +52,7 @@ __all__ = [
     "Photos",
     "Picture",
     "Strip",
+    "attention_strip",
     "bars_by_category",
     "confusion_grid",
     "curves_from_log",

@@ -1,5 +1,8 @@
 """Vision transformers, as DINO and DINOv2 train them: layer scale, registers, interpolated positions."""
 
+import math
+import re
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -194,6 +197,24 @@ class ViT(nn.Module):
                 f"take a multiple of {self.patch}"
             )
         return height // self.patch, width // self.patch
+
+
+def attention_of(intermediates: Mapping[str, Array]) -> Float[Array, "n heads rows columns"] | None:
+    """Returns how much the first token of the last block takes from each place of a square photo.
+
+    Args:
+      intermediates: Of a `ViT`, or of what embeds by one.
+
+    Returns:
+      For each head, rows from the top; together with what it takes from tokens without a place they sum to 1. None
+      where there is no attention.
+    """
+    blocks = [name for name in intermediates if re.fullmatch(r"attention\d+", name)]
+    if not blocks:
+        return None
+    last = intermediates[max(blocks, key=lambda name: int(name.removeprefix("attention")))]
+    side = math.isqrt(last.shape[-1] - 1)
+    return last[:, :, 0, -(side**2) :].reshape(*last.shape[:2], side, side)
 
 
 Model = ViT

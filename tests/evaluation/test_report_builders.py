@@ -222,3 +222,25 @@ class TestConfusions:
     def test_of_equal_counts_keep_the_order_of_the_names(self):
         part = report.confusion_grid("Confusions", np.ones((3, 3), int), ("c", "b", "a"), most=2)
         assert part.columns == ["c", "b", "1 others"]
+
+
+class TestAttentionStrip:
+    def test_lights_the_photo_where_the_network_looks(self):
+        photo = np.full((8, 8, 3), 200, np.uint8)
+        heads = np.zeros((2, 2, 2))
+        heads[0, 0, 0] = 0.5  # the first head looks at the top left
+        heads[1, 1, 1] = 0.5
+        part = report.attention_strip("Looks", photo, heads)
+        whole, together, first, second = (picture.image for picture in part.pictures)
+        np.testing.assert_array_equal(whole, photo)
+        assert first[0, 0, 0] == 200  # fully lit
+        assert first[7, 7, 0] == 30  # 15 % of it
+        assert second[7, 7, 0] == 200
+        assert together[0, 0, 0] == together[7, 7, 0] == 200
+        assert together[0, 7, 0] == 30
+        assert [picture.caption for picture in part.pictures] == ["", "all heads", "head 1", "head 2"]
+
+    def test_shows_at_most_six_heads(self):
+        part = report.attention_strip("Looks", np.zeros((8, 8, 1), np.uint8), np.ones((12, 2, 2)))
+        assert len(part.pictures) == 8
+        assert part.pictures[1].image.shape == (8, 8, 1)

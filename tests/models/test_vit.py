@@ -7,7 +7,7 @@ import pytest
 from models.random_variables import random_variables
 
 from fsl_jax.models.positions import bicubic_weights, resize_positions
-from fsl_jax.models.vit import Block, ViT
+from fsl_jax.models.vit import Block, ViT, attention_of
 
 
 def count(model, side):
@@ -168,3 +168,13 @@ def test_paths_are_dropped_more_and_more_often_from_the_second_block_on():
         return np.mean(np.abs(some[f"block{i}"] - some[f"block{i - 1}"]).max(axis=(1, 2)) < 1e-6)
 
     np.testing.assert_allclose([both_left_out(2), both_left_out(6)], [0.1**2, 0.5**2], atol=0.09)
+
+
+@pytest.mark.parametrize("registers", [0, 3])
+def test_where_the_embedding_looks_is_the_first_tokens_row_of_the_last_block(registers):
+    attention = np.random.default_rng(0).random((2, 3, 17 + registers, 17 + registers))
+    got = attention_of({"attention9": attention * 0, "attention10": attention, "block10": attention})
+    assert got.shape == (2, 3, 4, 4)
+    np.testing.assert_array_equal(got[1, 2, 0, 3], attention[1, 2, 0, 1 + registers + 3])
+    np.testing.assert_array_equal(got[1, 2, 3, 3], attention[1, 2, 0, -1])
+    assert attention_of({"block1": attention}) is None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 
 from fsl_jax.evaluation._report.parts import (
     Bars,
@@ -18,12 +19,15 @@ from fsl_jax.evaluation._report.parts import (
     Figures,
     Grid,
     Note,
+    Photos,
     Picture,
     Strip,
 )
 from fsl_jax.evaluation._report.scale import figure, is_share, percent
 
 Photo = UInt8[np.ndarray, "h w c"]
+DARKEST = 0.15
+"""How bright a photo is shown where a network does not look."""
 
 
 def curves_from_log(metrics_jsonl: Path, *, log_y: Collection[str] = ()) -> list[Curve]:
@@ -236,6 +240,30 @@ def episode_picture(
         for label, (images, guesses) in enumerate(zip(query, predicted, strict=True))
     ]  # fmt: skip
     return EpisodePicture(title, [[Picture(image) for image in images] for images in support], judged, called)
+
+
+def attention_strip(
+    title: str, image: UInt8[np.ndarray, "h w c"], attention: Float[np.ndarray, "heads rows columns"]
+) -> Photos:
+    """Shows where a network looks on a photo: the photo, lit by the mean over heads, and by each head.
+
+    Args:
+      title: Heading.
+      image: The photo.
+      attention: How much is taken from each place; at most six heads are shown.
+
+    Returns:
+      A part for `render`.
+    """
+
+    def lit(weight: Float[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "h w c"]:
+        share = np.asarray(weight, np.float32) / max(float(np.max(weight)), 1e-12)
+        height, width = image.shape[:2]
+        fine = np.asarray(Image.fromarray(share).resize((width, height), Image.Resampling.BILINEAR))
+        return np.round(image[..., :3] * (DARKEST + (1 - DARKEST) * fine[..., None])).astype(np.uint8)
+
+    heads = [Picture(lit(head), f"head {i}") for i, head in enumerate(attention[:6], start=1)]
+    return Photos(title, [Picture(image), Picture(lit(attention.mean(axis=0)), "all heads"), *heads])
 
 
 def precision_recall_curve(

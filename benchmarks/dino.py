@@ -1,0 +1,120 @@
+"""What self-distillation without labels learns: neighbours and a linear probe on labels that it never saw.
+
+    python -m benchmarks.dino                                        baselines: raw pixels, and the untrained network
+    python -m benchmarks.dino --preset fashion_small --root FOLDER
+    python -m benchmarks.dino --workdir RUN --workdir RUN ...        beside trained runs, with the interval over them
+
+All on the test split, with the settings of `config.eval.held_out`.
+"""
+
+import argparse
+import importlib.util
+import math
+import statistics
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from fsl_jax.building import build, sample
+from fsl_jax.config import config_file
+from fsl_jax.data.load import load_split
+from fsl_jax.data.table import Table
+from fsl_jax.evaluation import held_out
+from fsl_jax.evaluation.embed import embed_table
+from fsl_jax.mesh import data_mesh
+from fsl_jax.run import embedder_of
+from fsl_jax.sampling.keys import named_key
+from fsl_jax.workdir import kept_config
+
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t for so many runs."""
+
+
+def config_of(preset: str, root: str) -> ConfigDict:
+    """Reads configs/dino.py."""
+    spec = importlib.util.spec_from_file_location("dino_config", config_file("dino"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(preset)
+    config.data.root = root
+    return config
+
+
+def figures(embeddings: Array, table: Table, config: ConfigDict) -> dict[str, float]:
+    """Judges embeddings as a run does."""
+    settings, mesh = config.eval.held_out, data_mesh(1)
+    codes = held_out.codes_of(table, settings.level)
+    return {
+        "knn": held_out.weighted_knn(
+            embeddings, codes, mesh=mesh, neighbours=settings.neighbours, temperature=settings.temperature
+        ),
+        "linear": held_out.linear_probe(named_key(config.eval.seed, "linear"), embeddings, codes),
+    }
+
+
+def baselines(config: ConfigDict, table: Table, seeds: int) -> dict[str, list[dict[str, float]]]:
+    """Judges raw pixels, and the network as it is drawn."""
+    built, mesh = build(config, labels=2), data_mesh(1)
+
+    def embedded(embed) -> Array:
+        return embed_table(jax.jit(embed), table, built.preprocess, mesh=mesh, block=128)
+
+    pixels = embedded(lambda images: built.preprocess(images).reshape(images.shape[0], -1))
+    found = {"raw pixels": [figures(pixels, table, config)], "untrained": []}
+    shape = (config.data.size, config.data.size, config.data.channels)
+    for seed in range(seeds):
+        variables = built.algorithm.init(named_key(seed, "init"), sample(config, shape))
+        drawn = embedded(
+            lambda images, v=variables: built.algorithm.outputs(v, built.preprocess(images))["embedding"]
+        )
+        found["untrained"].append(figures(drawn, table, config))
+    return found
+
+
+def told(values: list[float]) -> str:
+    """Writes a mean, with the 95 % interval of Student's t where there are several values."""
+    mean = 100 * statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.1f} %"
+    return f"{mean:.1f} ± {100 * T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)):.1f} %"
+
+
+def main() -> None:
+    """Prints one line a network."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="", help="of configs/dino.py")
+    parser.add_argument("--root", default="", help="folder of the photos, where the preset needs one")
+    parser.add_argument(
+        "--workdir", action="append", default=[], help="of a run; may be given up to five times"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of the untrained network, 2 to 5")
+    asked = parser.parse_args()
+    config = kept_config(Path(asked.workdir[0])) if asked.workdir else config_of(asked.preset, asked.root)
+    table = load_split(config.data, config.eval.test_split)
+    found = baselines(config, table, asked.seeds)
+    runs = []
+    for workdir in asked.workdir:
+        embedder = embedder_of(Path(workdir))
+        embeddings = embed_table(embedder.embed, table, embedder.preprocess, mesh=data_mesh(1), block=128)
+        runs.append(figures(embeddings, table, config))
+    found |= {"trained": runs} if runs else {}
+    codes = held_out.codes_of(table, config.eval.held_out.level)
+    chance = np.mean([(codes == code).sum() - 1 for code in codes if code >= 0]) / ((codes >= 0).sum() - 1)
+    print(
+        f"test: {len(table):,} photos of {len(np.unique(codes[codes >= 0]))} labels; chance {100 * chance:.1f} %"
+    )
+    for name, each in found.items():
+        print(
+            f"{name:12}  k-NN {told([f['knn'] for f in each]):18} linear {told([f['linear'] for f in each])}"
+        )
+
+
+if __name__ == "__main__":
+    main()
