@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fsl_jax.few_shot_command import few_shot
 from fsl_jax.search import commands as search_commands
 from fsl_jax.search import few_shot_commands
 from fsl_jax.serving import commands as serving_commands
@@ -243,6 +244,7 @@ def profile(
 app.add_typer(search_commands.index_app, name="index")
 app.add_typer(sweep_app, name="sweep")
 app.command()(search_commands.search)
+app.command()(few_shot)
 app.command()(few_shot_commands.classify)
 app.command()(few_shot_commands.enrol)
 app.command()(serving_commands.serve)
