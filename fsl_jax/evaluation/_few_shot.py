@@ -145,7 +145,7 @@ Constant = tuple[Float[Array, "*b n d"], Float[Array, "*b d n"]]
 def constant(features: Float[Array, "*b n d"]) -> Constant:
     """Prepares features for many products, and their gradients, with ever other weights.
 
-    The transpose is written out: a CPU multiplies rows that lie one after another several times as fast. Without the
+    The transpose is written out: a CPU multiplies rows that lie one after another about twice as fast. Without the
     barrier XLA would put it back into the product.
     """
     return features, lax.optimization_barrier(jnp.swapaxes(features, -1, -2))
