@@ -42,14 +42,15 @@ def minimise(
     """
     first, restore = ravel_pytree(start)
     value_and_gradient = jax.value_and_grad(lambda point: loss(restore(point)))
-    value, gradient = value_and_gradient(first)
-    empty = jnp.zeros((MEMORY, first.size), first.dtype)
-    length = 1 / jnp.maximum(jnp.linalg.norm(gradient), 1e-12)
-    carry = (jnp.ones((), jnp.int32), first, value, gradient, -length * gradient, 1.0, empty, empty)
+    empty, nowhere = jnp.zeros((MEMORY, first.size), first.dtype), jnp.zeros_like(first)
+    # The start is evaluated inside the loop, too: as a constant of zeros outside of it, XLA's CPU backend (jaxlib
+    # 0.10.2) fuses it into products that then read memory nobody wrote, and some programs give NaN.
+    carry = (jnp.zeros((), jnp.int32), first, jnp.inf, nowhere, nowhere, 1.0, empty, empty)
 
     def goes_on(carry):
         count, _, _, gradient, _, share, _, _ = carry
-        return (count < steps) & (jnp.max(jnp.abs(gradient)) > tolerance) & (share > SMALLEST_STEP)
+        near = (jnp.max(jnp.abs(gradient)) <= tolerance) | (share <= SMALLEST_STEP)
+        return (count == 0) | ((count < steps) & ~near)
 
     def step(carry):
         count, point, value, gradient, direction, share, moved, changed = carry
@@ -63,7 +64,8 @@ def minimise(
         )
         enough = lower | flatter
         kept = _latest(moved, ahead - point), _latest(changed, gradient_ahead - gradient)
-        onward = _direction(gradient_ahead, *kept)
+        length = 1 / jnp.maximum(jnp.linalg.norm(gradient_ahead), 1e-12)
+        onward = jnp.where(count == 0, -length * gradient_ahead, _direction(gradient_ahead, *kept))
         taken = (ahead, value_ahead, gradient_ahead, onward, 1.0, *kept)
         shorter = (point, value, gradient, direction, share / 2, moved, changed)
         chosen = jax.tree.map(lambda new, old: jnp.where(enough, new, old), taken, shorter)

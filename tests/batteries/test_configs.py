@@ -59,7 +59,8 @@ CASES = [
 def small(config):
     """Makes a config cheap, and leaves what it computes."""
     config.episode.update(FEWER)
-    config.model.options["filters"] = 4
+    if config.model.name == "conv4":
+        config.model.options["filters"] = 4
     # A first step at a rate of 0 would leave what hears of the loss through layers that start at 0 as it is.
     config.optimizer.warmup = 0
     options = config.sampler.options

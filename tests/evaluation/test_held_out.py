@@ -70,6 +70,21 @@ def test_the_probe_equals_scikit_learn_on_the_same_halves():
     assert held_out.linear_probe(jax.random.key(0), photos, codes) == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_probe_of_many_labels_is_at_its_minimum():
+    """More labels than two photos each tell apart, and as many features as there are photos."""
+    random = np.random.default_rng(0)
+    codes = np.repeat(np.arange(144), 6)
+    photos = (random.standard_normal((144, 300))[codes] + 1.5 * random.standard_normal((864, 300))).astype(
+        np.float32
+    )
+    learned, asked, _ = held_out._halves(jax.random.key(0), codes)
+    scaler = StandardScaler().fit(photos[learned])
+    reference = LogisticRegression(max_iter=1000).fit(scaler.transform(photos[learned]), codes[learned])
+    expected = reference.score(scaler.transform(photos[asked]), codes[asked])
+    assert expected > 0.5
+    assert held_out.linear_probe(jax.random.key(0), photos, codes) == pytest.approx(expected, abs=0.01)
+
+
 def test_labels_with_one_photo_have_no_other_half():
     assert np.isnan(held_out.linear_probe(jax.random.key(0), np.eye(3, dtype=np.float32), np.arange(3)))
 
