@@ -170,6 +170,7 @@ def _data() -> ConfigDict:
             "source": "catalogue",
             "root": "",
             "train_split": "train",
+            "train_only": "",  # training photos by their columns, such as "role=gallery"; see fsl_jax/data/filter.py
             "size": 32,
             "channels": 3,
             "fit": "pad",

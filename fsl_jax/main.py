@@ -3,6 +3,7 @@
 Flags only; the run is put together in `run.py`.
 """
 
+import json
 import logging as logging_formats
 import sys
 import traceback
@@ -12,7 +13,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fsl_jax import distributed
-from fsl_jax.config import config_file
+from fsl_jax.config import as_json, config_file, flat
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -167,9 +168,36 @@ def run(arguments: list[str]) -> int:
     return runs.train(config, workdir, command)
 
 
+def usage(arguments: list[str]) -> str:
+    """Tells all flags, and where a config is given all of its fields as they are set.
+
+    Args:
+      arguments: As for `run`, without --help.
+    """
+    given, _ = _with_config_file(arguments[1:])
+    _parse([arguments[0], *given])
+    names = [name for name, value in globals().items() if isinstance(value, flags.FlagHolder)]
+    own = [globals()[name].name for name in names]
+    lines = ["python -m fsl_jax.main --config FILE[:PRESET] [--config.part.name=VALUE ...]", ""]
+    lines += [f"  --{name:20} {FLAGS[name].help}" for name in own]
+    if _CONFIG.value is None:
+        return "\n".join([*lines, "", "With --config FILE --help all fields of the config are listed."])
+    fields = flat(as_json(_CONFIG.value))
+    return "\n".join(
+        [*lines, "", "Fields:", *(f"  --config.{name}={json.dumps(fields[name])}" for name in fields)]
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, and turns what a user can mend into one line."""
     arguments = list(sys.argv if arguments is None else arguments)
+    if asked := {"--help", "-h", "-help"} & set(arguments):
+        try:
+            print(usage([argument for argument in arguments if argument not in asked]))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
     if distributed.is_supervised():
         distributed.watch_parent()
     elif "--distributed" in arguments or "--distributed=true" in arguments:

@@ -278,6 +278,16 @@ class Run:
         }
 
 
+def training_photos(config: ConfigDict) -> Table:
+    """Loads the training split, or those of its photos that match `config.data.train_only`."""
+    table = load_table(config, config.data.train_split, for_training=True)
+    if not config.data.train_only:
+        return table
+    some = matching(table, config.data.train_only)
+    say(f"training on {len(some):,} of them: {config.data.train_only}")
+    return dataclasses.replace(some, label=some.label.recode())
+
+
 def planned(config: ConfigDict, workdir: Path, command: list[str]) -> tuple[Run, Table, Plan]:
     """Loads the training photos, and puts together what will be trained on them, and in which order.
 
@@ -285,7 +295,7 @@ def planned(config: ConfigDict, workdir: Path, command: list[str]) -> tuple[Run,
       ValueError: The config is wrong, or its data cannot be read.
     """
     Clock.of(config)
-    table, taxonomy = load_table(config, config.data.train_split, for_training=True), None
+    table, taxonomy = training_photos(config), None
     if takes_taxonomy(config):
         taxonomy = taxonomy_of(table, config.data.targets)
         table = with_targets(table, taxonomy, unstated=config.data.targets.unstated)

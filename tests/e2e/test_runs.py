@@ -306,3 +306,24 @@ def test_a_run_without_labels_is_the_start_of_another_run(tmp_path):
     finished("--config=configs/triplet.py:smoke", *start, *steps, *still, "--workdir", second)
     taken = json.loads((second / "result.json").read_text())
     assert taken["mAP"] == pytest.approx(result["mAP"], abs=1e-6)
+
+
+def test_training_photos_can_be_those_of_one_kind(tmp_path):
+    _, told = finished(
+        *train(tmp_path / "run", "--config.data.train_only=label=[A-D]*", "--config.train.steps=20"),
+    )
+    found = re.search(r"train: ([\d,]+) photos .*\n.*training on ([\d,]+) of them: label=", told)
+    assert 0 < int(found[2].replace(",", "")) < int(found[1].replace(",", ""))
+    _, told = finished(*train(tmp_path / "none", "--config.data.train_only=role=nobody"), status=2)
+    assert "matches 'role=nobody'" in told
+
+
+def test_help_tells_the_flags_and_the_fields_of_a_config():
+    out, _ = finished("--help")
+    assert "--workdir" in out
+    assert "--num_processes" in out
+    out, _ = finished("--config", "maml:smoke", "--config.seed=4", "--help")
+    assert "--config.seed=4" in out
+    assert "--config.model.options.filters=32" in out
+    _, told = finished("--config", "nope", "--help", status=2)
+    assert told.startswith("error: no config 'nope'")
