@@ -28,7 +28,7 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
       write: Called with the open temporary file.
 
     Raises:
-      OSError: The folder cannot be written.
+      OSError: The folder cannot be written, or the disk is full; the message names the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
@@ -37,8 +37,12 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
         with unfinished.open("xb") as stream:
             write(stream)
         os.replace(unfinished, file)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if (
+            isinstance(error, OSError) and error.errno and error.filename is None
+        ):  # of a write, which knows no name
+            error.filename = str(file)
         raise
 
 

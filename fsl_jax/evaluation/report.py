@@ -10,11 +10,11 @@ follows the reader's light or dark setting and can be read on a phone. A report 
   ])
 """
 
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from fsl_jax.data.cache import write_whole
 from fsl_jax.evaluation._report.builders import (
     attention_strip,
     bars_by_category,
@@ -93,15 +93,9 @@ def write(path: Path, title: str, parts: Sequence[Part]) -> None:
       title: Of the page.
       parts: In the order shown.
     """
-    page = render(title, parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A file name that is not UTF-8 comes as lone surrogates, which no page can hold.
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # A file name that is not UTF-8 comes as lone surrogates, which no page can hold.
+    page = render(title, parts).encode("utf-8", errors="replace")
+    write_whole(path, lambda stream: stream.write(page))
 
 
 def _head(title: str) -> Markup:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -64,7 +66,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def started(environment, workdir, *flags, processes=1, devices=1, only=None, port=None):
+def started(environment, workdir, *flags, processes=1, devices=1, only=None, port=None, **options):
     """Starts the processes of a run, or some of them."""
     port, children = port or free_port(), []
     for i in range(processes) if only is None else only:
@@ -90,6 +92,7 @@ def started(environment, workdir, *flags, processes=1, devices=1, only=None, por
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                **options,
             )
         )
         CHILDREN.append(children[-1])
@@ -282,3 +285,20 @@ def test_flags_that_do_not_fit_are_one_line(environment, tmp_path, flags, said):
     )
     assert (status, told.count("\n")) == (2, 1), told
     assert said in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("most", "whole"), [(3000, []), (12_000, [20])])
+def test_a_disk_that_is_full_ends_all_with_one_clear_error(environment, tmp_path, most, whole):
+    """Files may not grow beyond some size: of the config's already, or of the report's alone."""
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    flags = [*METHODS["protonet"], *STEPS, "--compilation_cache=off"]
+    children = started(environment, tmp_path / "run", *flags, processes=2, preexec_fn=small_files)
+    for status, told in ended(children, timeout=240):
+        assert status == 2, told[-2000:]
+        assert "Traceback" not in told
+        assert re.search(r"error: .*File too large.*(config.json|report.html)", told), told[-2000:]
+    assert whole_steps(tmp_path / "run") == whole
