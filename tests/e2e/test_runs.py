@@ -187,7 +187,7 @@ MANY_LABELS = "--config.data.image_folder.fractions=(0.4,0.3,0.3)"
         (["--config", "maml:smok"], "no preset 'smok' in configs/maml.py; known: "),
         (
             ["--config", "mmal"],
-            "no config 'mmal'; known: adaptive_triplet, attributes, classify, cross_domain, dino, hierarchy, maml, maml_plus",
+            "no config 'mmal'; known: adaptive_triplet, attributes, classify, cross_domain, dino, hierarchy, maml,",
         ),
         (["--config", "maml:smoke", "--config.model.name=conv5"], "no 'conv5' in models"),
         (["--config", "maml:smoke", "--config.train.steps=23"], "no multiple of config.train.steps_per_call"),
