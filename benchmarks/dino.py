@@ -8,9 +8,6 @@ All on the test split, with the settings of `config.eval.held_out`.
 """
 
 import argparse
-import importlib.util
-import math
-import statistics
 from pathlib import Path
 
 import jax
@@ -19,7 +16,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from fsl_jax.building import build, sample
-from fsl_jax.config import config_file
+from fsl_jax.config import config_file, config_module
 from fsl_jax.data.load import load_split
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import held_out
@@ -27,20 +24,13 @@ from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.mesh import data_mesh
 from fsl_jax.run import embedder_of
 from fsl_jax.sampling.keys import named_key
+from fsl_jax.sweep_table import mean_interval
 from fsl_jax.workdir import kept_config
-
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t for so many runs."""
 
 
 def config_of(preset: str, root: str) -> ConfigDict:
     """Reads configs/dino.py."""
-    spec = importlib.util.spec_from_file_location("dino_config", config_file("dino"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(preset)
+    config = config_module(Path(config_file("dino"))).get_config(preset)
     config.data.root = root
     return config
 
@@ -78,10 +68,8 @@ def baselines(config: ConfigDict, table: Table, seeds: int) -> dict[str, list[di
 
 def told(values: list[float]) -> str:
     """Writes a mean, with the 95 % interval of Student's t where there are several values."""
-    mean = 100 * statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.1f} %"
-    return f"{mean:.1f} ± {100 * T95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)):.1f} %"
+    found = mean_interval(100 * np.asarray(values))
+    return f"{found.mean:.1f}{f' ± {found.ci95:.1f}' if found.n > 1 else ''} %"
 
 
 def main() -> None:
@@ -91,10 +79,8 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="", help="of configs/dino.py")
     parser.add_argument("--root", default="", help="folder of the photos, where the preset needs one")
-    parser.add_argument(
-        "--workdir", action="append", default=[], help="of a run; may be given up to five times"
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="of the untrained network, 2 to 5")
+    parser.add_argument("--workdir", action="append", default=[], help="of a run; may be given several times")
+    parser.add_argument("--seeds", type=int, default=3, help="of the untrained network")
     asked = parser.parse_args()
     config = kept_config(Path(asked.workdir[0])) if asked.workdir else config_of(asked.preset, asked.root)
     table = load_split(config.data, config.eval.test_split)

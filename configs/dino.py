@@ -86,9 +86,6 @@ def _catalogue() -> ConfigDict:
         }
     )
     config.train.update({"steps": 4000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
-    # The momentum of the teacher follows the length of the run.
-    steps, together = config.train.get_ref("steps"), config.optimizer.get_ref("accumulate")
-    config.algorithm.options.updates = steps // together
     config.eval.update({"every": 500, "best": "knn"})
     config.eval.held_out.update({"neighbours": 20, "linear": True})
     return config

@@ -120,6 +120,8 @@ def build(config: ConfigDict, *, labels: int, taxonomy: Taxonomy | None = None) 
     make = find("fsl_jax.algorithms", method.name, "make")
     asked: dict[str, Any] = {"way": config.episode.way} if takes_episodes(config) else {"labels": labels}
     asked |= {"taxonomy": taxonomy} if takes_taxonomy(config) else {}
+    if "updates" in inspect.signature(make).parameters:
+        asked["updates"] = config.train.steps // max(config.optimizer.accumulate, 1)
     if not set(asked) <= set(inspect.signature(make).parameters):
         kind = "flat batches" if takes_episodes(config) else "few-shot episodes"
         raise ValueError(
@@ -142,7 +144,7 @@ def _loaded(config: ConfigDict) -> Any:
     from fsl_jax.models import pretrained
 
     name, options = config.model.pretrained, dict(config.model.options)
-    if (Path(name) / "config.json").is_file():
+    if Path(name).is_dir():
         return warm_start.load(Path(name), options=options)
     return pretrained.load(name, options=options, key=named_key(config.seed, "pretrained"))
 

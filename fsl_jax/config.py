@@ -1,8 +1,10 @@
 """The defaults that all configs share, and the way from a name on the command line to a config file."""
 
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -27,6 +29,22 @@ def config_file(name: str) -> str:
     if Path(name).stem in installed and name in (Path(name).stem, f"configs/{Path(name).stem}.py"):
         return str(installed[Path(name).stem])
     raise ValueError(f"no config {name!r}; {closest(Path(name).stem, [*installed])}")
+
+
+def config_module(file: Path) -> ModuleType:
+    """Runs a config file, which has `get_config(preset)`, and gives its functions.
+
+    Raises:
+      ValueError: It is no config.
+    """
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is no Python file: give a config, such as configs/maml.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{file} has no get_config(preset): give a config, such as configs/maml.py")
+    return module
 
 
 def base_config() -> ConfigDict:

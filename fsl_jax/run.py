@@ -95,6 +95,7 @@ class Run:
         built = build(self.config, labels=self.labels, taxonomy=self.taxonomy)
         self.algorithm, self.weights, self.preprocess = built.algorithm, built.weights, built.preprocess
         self.place, self.body = built.place, built.body
+        self.prepare = preparation(self.config, built.preprocess)
         self.features, self.optimizer = built.features, ConfigDict(self.config.optimizer)
         if built.features is not None:
             self.optimizer.rules = ((f"{built.place}/.*", 0.0), *self.optimizer.rules)
@@ -206,7 +207,7 @@ class Run:
             self.algorithm,
             optimizer,
             reader,
-            preparation(self.config, self.preprocess),
+            self.prepare,
             mesh=self.mesh,
             key=named_key(self.config.seed, "step"),
             frozen=optimizers.frozen(self.optimizer, state.variables.params),

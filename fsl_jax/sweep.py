@@ -12,7 +12,6 @@ Running them is `sweep_launch.py`, reading them `sweep_table.py`, the flags `swe
 
 import dataclasses
 import hashlib
-import importlib.util
 import inspect
 import itertools
 import json
@@ -28,7 +27,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from fsl_jax.config import as_json, config_file, differences, flat
+from fsl_jax.config import as_json, config_file, config_module, differences, flat
 from fsl_jax.lookup import closest
 from fsl_jax.workdir import FREE_TO_CHANGE, kept_config, write_json
 
@@ -207,7 +206,7 @@ def expand(
       ValueError: There is nothing to sweep, or an item does not fit the config; the message names the item.
     """
     name, _, preset = config.partition(":")
-    module = _loaded(Path(config_file(name)))
+    module = config_module(Path(config_file(name)))
     _check_overrides(module.get_config(*_given(preset)), overrides)
     runs: dict[str, Run] = {}
     for number, item in enumerate(_items(module, config, preset, seeds), start=1):
@@ -231,17 +230,6 @@ def expand(
 def _given(preset: str) -> tuple[str, ...]:
     """Gives get_config and get_sweep a preset only where there is one, as the flag --config does."""
     return (preset,) if preset else ()
-
-
-def _loaded(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"swept_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is no Python file: give a config, such as configs/maml.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{file} has no get_config(preset): give a config, such as configs/maml.py")
-    return module
 
 
 def _items(module: ModuleType, config: str, preset: str, seeds: int | None) -> list[dict[str, Any]]:

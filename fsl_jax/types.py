@@ -24,6 +24,8 @@ Step = Int[Array, ""] | int
 Key = jax.Array
 Params = Any
 """A pytree of trainable arrays, as flax gives it."""
+LOCAL = "local"
+"""Column of a batch with the small views of each photo, [b, count, side, side, channels]; see `data.multicrop`."""
 Collections = dict[str, Any]
 """Flax variable collections that are not trained by gradient, such as batch statistics."""
 

@@ -18,15 +18,13 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from fsl_jax.algorithms._batches import BatchAlgorithm, spread_figures
+from fsl_jax.algorithms._batches import MEMORY, BatchAlgorithm, spread_figures
 from fsl_jax.algorithms.base import Frozen, Variables, still
 from fsl_jax.losses import dino, reduce
 from fsl_jax.models.heads import ProjectionHead
 from fsl_jax.ops.norm import at_least_float32
-from fsl_jax.types import Aux, Batch, Collections, Key, Params, Scalar, Step
+from fsl_jax.types import LOCAL, Aux, Batch, Collections, Key, Params, Scalar, Step
 
-LOCAL = "local"
-"""Column of a batch with the small views, as `data.multicrop` gives them."""
 TEACHER, CENTRE = "teacher", "centre"
 """Collections."""
 SAME_FOR_ALL = 0.01
@@ -74,7 +72,7 @@ class Dino(BatchAlgorithm):
           ValueError: The network keeps statistics of batches, which student and teacher cannot share.
         """
         first = super().init(key, sample)
-        kept = [name for name in first.collections if name != "memory"]
+        kept = [name for name in first.collections if name != MEMORY]
         if kept:
             raise ValueError(
                 f"method 'dino' takes a network without statistics of batches; this one keeps {', '.join(kept)}: "

@@ -39,9 +39,8 @@ def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(unfinished, file)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        if (
-            isinstance(error, OSError) and error.errno and error.filename is None
-        ):  # of a write, which knows no name
+        # A failed write knows no name.
+        if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(file)
         raise
 

@@ -13,10 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from fsl_jax.data.augment import Preprocess, crop, flip, grey, luma_of, tinted
-from fsl_jax.types import Batch, Key
+from fsl_jax.types import LOCAL, Batch, Key
 
-LOCAL = "local"
-"""Column of a batch with the small views, [b, count, side, side, channels]."""
 GLOBALS = 2
 HALF = 128
 """From this value on a solarised channel is inverted."""

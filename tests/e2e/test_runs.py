@@ -318,6 +318,22 @@ def test_training_photos_can_be_those_of_one_kind(tmp_path):
     assert "matches 'role=nobody'" in told
 
 
+def test_a_wrong_view_is_told_before_there_is_a_workdir(tmp_path):
+    """A workdir with the wrong config would refuse the right one."""
+    flags = ["--config=configs/dino.py:smoke", "--config.multicrop.hue=3", "--workdir", tmp_path / "run"]
+    _, told = finished(*flags, status=2)
+    assert "error: config.multicrop.hue is 3.0; expected 0 to 0.5" in told
+    assert not (tmp_path / "run").exists()
+    nothing = [
+        "--config=configs/dino.py:smoke",
+        "--config.model.pretrained",
+        tmp_path,
+        "--config.model.options={}",
+    ]
+    _, told = finished(*nothing, "--workdir", tmp_path / "run", status=2)
+    assert f"no run in {tmp_path}" in told
+
+
 def test_help_tells_the_flags_and_the_fields_of_a_config():
     out, _ = finished("--help")
     assert "--workdir" in out
