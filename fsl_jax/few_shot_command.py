@@ -177,9 +177,11 @@ def _say(line: str) -> None:
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.table import Column
     from rich.table import Table as Shown
 
-    shown = Shown("classifier", "way", "shot", "accuracy, 95 % interval", "episodes", "episodes a second")
+    name = Column("classifier", no_wrap=True)
+    shown = Shown(name, "way", "shot", "accuracy, 95 % interval", "episodes", "episodes a second")
     for row in rows:
         interval = f" ± {100 * row['ci95']:.2f}" if "ci95" in row else ""
         shown.add_row(
