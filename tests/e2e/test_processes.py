@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -29,6 +28,14 @@ SMALL = [
     "--config.optimizer.name=sgd",
 ]
 CHILDREN: list[subprocess.Popen] = []
+# Starts Python under a limit of the files' size. Not as `preexec_fn`, which runs after a fork of this process: where
+# JAX has threads by then, that may lock up, and JAX warns of it.
+LIMITED = """
+import os, resource, sys
+most = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 # Sums over devices round otherwise on other numbers of them, and a step multiplies that difference: in MAML with a rate
 # of 0.005 some five times (1e-9 after the first step, 0.004 after the tenth). Rates are chosen by that: what is left is
 # a test of the program, not of rounding. Parameters still move ten times as far as the tolerance, which is asserted.
@@ -66,15 +73,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def started(environment, workdir, *flags, processes=1, devices=1, only=None, port=None, **options):
-    """Starts the processes of a run, or some of them."""
+def started(environment, workdir, *flags, processes=1, devices=1, only=None, port=None, largest_file=None):
+    """Starts the processes of a run, or some of them; no file of theirs may grow beyond `largest_file` bytes."""
     port, children = port or free_port(), []
     for i in range(processes) if only is None else only:
         of_several = [
             "--distributed", "--coordinator", f"127.0.0.1:{port}", "--num_processes", processes, "--process_id", i
         ]  # fmt: skip
+        limit = [] if largest_file is None else ["-c", LIMITED, largest_file]
         command = [
             sys.executable,
+            *limit,
             "-m",
             "fsl_jax.main",
             "--workdir",
@@ -92,7 +101,6 @@ def started(environment, workdir, *flags, processes=1, devices=1, only=None, por
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                **options,
             )
         )
         CHILDREN.append(children[-1])
@@ -291,12 +299,8 @@ def test_flags_that_do_not_fit_are_one_line(environment, tmp_path, flags, said):
 @pytest.mark.parametrize(("most", "whole"), [(3000, []), (12_000, [20])])
 def test_a_disk_that_is_full_ends_all_with_one_clear_error(environment, tmp_path, most, whole):
     """Files may not grow beyond some size: of the config's already, or of the report's alone."""
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
     flags = [*METHODS["protonet"], *STEPS, "--compilation_cache=off"]
-    children = started(environment, tmp_path / "run", *flags, processes=2, preexec_fn=small_files)
+    children = started(environment, tmp_path / "run", *flags, processes=2, largest_file=most)
     for status, told in ended(children, timeout=240):
         assert status == 2, told[-2000:]
         assert "Traceback" not in told
