@@ -13,6 +13,12 @@ Presets, as in `--config configs/protonet.py:omniglot_5way_1shot`; what to expec
                        trained 30-way 1-shot and 20-way 5-shot, 15 queries; 84 px.
       python -m fsl_jax.main --config configs/protonet.py:mini_imagenet_5way_1shot --config.data.root=FOLDER
       FOLDER in any layout of docs/data.md.
+  lake                 Lake's within-alphabet one-shot task: trained on all 964 background characters and their turns,
+                       in 20-way episodes of one alphabet each, on drawings stretched, sheared and turned a little.
+      python -m fsl_jax.main --config configs/protonet.py:lake --config.data.root=FOLDER
+      fsl-jax one-shot --workdir runs/protonet-lake --root FOLDER
+  lake_small1, lake_small2
+                       the same on his minimal sets of five alphabets.
   features             a head on frozen embeddings that `fsl-jax embed` wrote: seconds.
       python -m fsl_jax.main --config configs/protonet.py:features --config.data.root=features.npz
   efficientnet         the same on photos: EfficientNet-Lite0 of the `pretrained` extra, frozen, with a head.
@@ -22,7 +28,8 @@ Presets, as in `--config configs/protonet.py:omniglot_5way_1shot`; what to expec
   smoke                seconds: proves that an installation works.
 
 Your own photos: --config.data.source=image_folder --config.data.root=FOLDER (one folder a label).
-The norm mode is "batch", as in the released code: predictions are transductive. "running" is not.
+The norm mode is "running", as in the released code: a photo's embedding does not depend on the others that are judged.
+With --config.model.options.norm=batch it does (transductive).
 
 Three learning rates around a preset's, three seeds each:
       fsl-jax sweep run --config configs/protonet.py --root runs/protonet-sweep
@@ -39,6 +46,7 @@ from fsl_jax.config import (
     shrink_to_seconds,
     unknown_preset,
 )
+from fsl_jax.data.sources.omniglot import MINIMAL
 from fsl_jax.sweep import Settings, product
 
 # way, shot of the test episodes
@@ -50,6 +58,9 @@ OMNIGLOT = {
 }
 # way of the training episodes, shot
 MINI_IMAGENET = {"mini_imagenet_5way_1shot": (30, 1), "mini_imagenet_5way_5shot": (20, 5)}
+
+# alphabets that are trained on; all without any
+LAKE = {"lake": (), "lake_small1": MINIMAL["small1"], "lake_small2": MINIMAL["small2"]}
 
 # weights, side, learning rate of the network as a share of the head's, shape of the episodes
 PRETRAINED = {
@@ -96,6 +107,8 @@ def get_config(preset: str = "") -> ConfigDict:
         _omniglot(config, *OMNIGLOT[preset])
     elif preset in MINI_IMAGENET:
         _mini_imagenet(config, *MINI_IMAGENET[preset])
+    elif preset in LAKE:
+        _lake(config, LAKE[preset])
     elif preset in PRETRAINED:
         _pretrained(config, **PRETRAINED[preset])
     elif preset == "features":
@@ -104,7 +117,7 @@ def get_config(preset: str = "") -> ConfigDict:
         shrink_to_seconds(config)
     elif preset:
         raise unknown_preset(
-            preset, "protonet.py", (*OMNIGLOT, *MINI_IMAGENET, *PRETRAINED, "features", "smoke")
+            preset, "protonet.py", (*OMNIGLOT, *MINI_IMAGENET, *LAKE, *PRETRAINED, "features", "smoke")
         )
     config.preset = preset
     return config
@@ -118,7 +131,6 @@ def get_sweep(preset: str = "") -> Iterable[Settings]:
 
 def _omniglot(config: ConfigDict, way: int, shot: int) -> None:
     read_omniglot(config, "vinyals")
-    config.model.options.norm = "batch"
     config.augment.update({"flip": False, "shift": 0})
     config.episode.update({"tasks": 1, "way": 60, "shot": shot, "queries": 5})
     config.eval.update({"way": way, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})
@@ -126,9 +138,19 @@ def _omniglot(config: ConfigDict, way: int, shot: int) -> None:
     config.train.update({"steps": 20_000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
 
 
+def _lake(config: ConfigDict, alphabets: tuple[str, ...]) -> None:
+    read_omniglot(config, "lake")
+    config.data.omniglot.update({"alphabets": alphabets, "val_characters": 0})
+    config.augment.update({"flip": False, "shift": 2, "rotate": 10.0, "scale": 0.2, "shear": 0.2})
+    config.episode.update({"tasks": 3, "way": 20, "shot": 1, "queries": 5, "group_by": "alphabet"})
+    # All background characters are trained on, so that none is left to choose a checkpoint by.
+    config.eval.update({"way": 20, "shot": 1, "queries": 1, "group_by": "alphabet", "every": 0})
+    config.optimizer.update({"schedule": "cosine"})
+    config.train.update({"steps": 5000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
+
+
 def _mini_imagenet(config: ConfigDict, training_way: int, shot: int) -> None:
     read_mini_imagenet(config)
-    config.model.options.norm = "batch"
     config.augment.update({"flip": False, "shift": 0})
     config.episode.update({"tasks": 1, "way": training_way, "shot": shot, "queries": 15})
     config.eval.update({"way": 5, "shot": shot, "queries": 15, "every": 1000, "episodes_during": 200})

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fsl_jax.few_shot_command import few_shot
+from fsl_jax.one_shot_command import one_shot
 from fsl_jax.search import commands as search_commands
 from fsl_jax.search import few_shot_commands
 from fsl_jax.serving import commands as serving_commands
@@ -245,6 +246,7 @@ app.add_typer(search_commands.index_app, name="index")
 app.add_typer(sweep_app, name="sweep")
 app.command()(search_commands.search)
 app.command()(few_shot)
+app.command()(one_shot)
 app.command()(few_shot_commands.classify)
 app.command()(few_shot_commands.enrol)
 app.command()(serving_commands.serve)

@@ -59,7 +59,8 @@ def base_config() -> ConfigDict:
     config.data = _data()
     # What a training step is given: few-shot episodes, or flat batches of another sampler with its own options.
     config.sampler = ConfigDict({"name": "episodes", "options": {}})
-    config.episode = ConfigDict({"tasks": 4, "way": 5, "shot": 1, "queries": 3})
+    # With `group_by` the labels of a task are of one category, such as one alphabet, and are hard to tell apart.
+    config.episode = ConfigDict({"tasks": 4, "way": 5, "shot": 1, "queries": 3, "group_by": ""})
     config.augment = ConfigDict(
         {
             "flip": False,
@@ -68,6 +69,8 @@ def base_config() -> ConfigDict:
             "crop": 0.0,
             "crop_size": 0,
             "rotate": 0.0,
+            "scale": 0.0,
+            "shear": 0.0,
             "colour": 0.0,
             "grey": 0.0,
             "erase": 0.0,
@@ -156,6 +159,7 @@ def base_config() -> ConfigDict:
             "way": 5,
             "shot": 1,
             "queries": 3,
+            "group_by": "",  # as of config.episode
             "seed": 1,
             "retrieval": True,
             "distance": "cosine",
@@ -227,6 +231,7 @@ def _data() -> ConfigDict:
                 "split_rule": "lake",
                 "split_seed": 0,
                 "val_characters": 96,
+                "alphabets": (),
                 "rotations": False,
                 "lists": placeholder(str),
                 "inverted": True,

@@ -1,5 +1,6 @@
 """The command `fsl-jax few-shot`: flags, and what it prints."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from fsl_jax.search.commands import plainly
 
 if TYPE_CHECKING:
     from fsl_jax.data.table import Table
+    from fsl_jax.embedder import Embedder
     from fsl_jax.evaluation.calibrated import BaseLabels
 
 
@@ -26,10 +28,16 @@ def few_shot(
         str | None,
         typer.Option("--model", help="Published weights that embed them: efficientnet_lite0 by default."),
     ] = None,
-    workdir: Annotated[Path | None, typer.Option("--workdir", help="Or a training run.")] = None,
+    workdir: Annotated[
+        list[Path] | None,
+        typer.Option("--workdir", help="Or a training run; repeatable: their embeddings are joined."),
+    ] = None,
     fit: Annotated[
         str, typer.Option("--fit", help="How --model gets its squares: pad, crop or stretch.")
     ] = "pad",
+    size: Annotated[
+        int, typer.Option("--size", min=0, help="Pixels a side that --model gets; 0 for its own.")
+    ] = 0,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", metavar="KEY=VALUE", help="Option of the source; repeatable."),
@@ -92,7 +100,7 @@ def few_shot(
     }
     borrows = frozen.CALIBRATION in names
     splits = "+".join(dict.fromkeys(f"{base}+{novel}".split("+"))) if borrows else novel
-    both = _read(features, source, root, option, splits, model, workdir, fit)
+    both = _read(features, source, root, option, splits, model, workdir, fit, size)
     judged = frozen.with_features(both.select(novel), normalise=normalise, power=power)
     borrowed = None
     if borrows:
@@ -124,10 +132,11 @@ def _read(
     option: list[str] | None,
     split: str,
     model: str | None,
-    workdir: Path | None,
+    workdirs: list[Path] | None,
     fit: str,
+    size: int,
 ) -> "Table":
-    """Reads features, or takes them of a source's photos."""
+    """Reads features, or takes them of a source's photos, of each model scaled to length 1 where there are several."""
     from fsl_jax.cli import parse_options
     from fsl_jax.data.source import load_source
 
@@ -137,20 +146,37 @@ def _read(
         )
     options = parse_options(option)
     if source is None:
-        if root is not None or model is not None or workdir is not None:
-            raise ValueError("--root, --model and --workdir go with --source: features are embedded already")
+        if root is not None or model is not None or workdirs or size:
+            raise ValueError(
+                "--root, --model, --size and --workdir go with --source: features are embedded already"
+            )
         return load_source("features", str(features), split, options)
     import jax
 
     from fsl_jax.embedder import features_of
+    from fsl_jax.evaluation import frozen
     from fsl_jax.mesh import data_mesh
     from fsl_jax.search.models import load_model, spec_of
 
     table = load_source(source, root, split, options)
     if table.has_features:
         raise ValueError(f"source {source!r} gives features: name their file with --features")
-    embedder = load_model(spec_of(model=model, workdir=workdir, fit=fit))
-    return features_of(embedder, table, mesh=data_mesh(jax.device_count()), block=32)
+    models = [load_model(spec_of(model=None, workdir=workdir, fit=fit)) for workdir in workdirs or []]
+    if model is not None or not models:
+        models.append(_of_size(load_model(spec_of(model=model, workdir=None, fit=fit)), size))
+    elif size:
+        raise ValueError("--size is of --model: a run's photos have its own size")
+    mesh = data_mesh(jax.device_count())
+    tables = [features_of(embedder, table, mesh=mesh, block=32) for embedder in models]
+    return tables[0] if len(tables) == 1 else frozen.joined(tables)
+
+
+def _of_size(embedder: "Embedder", size: int) -> "Embedder":
+    """Lets a published network take smaller or larger photos than it was trained on."""
+    if not size:
+        return embedder
+    preprocess = dataclasses.replace(embedder.preprocess, size=size)
+    return dataclasses.replace(embedder, preprocess=preprocess, digest=f"{embedder.digest}, {size} px")
 
 
 def _base(base: "Table", judged: "Table", nearest: int) -> "BaseLabels":

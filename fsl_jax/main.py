@@ -25,6 +25,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; default 
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate"], "Train and judge, or judge a workdir alone."
 )
+_RESULT_DIR = flags.DEFINE_string(
+    "result_dir", None, "Where --mode=evaluate leaves result.json and report.html; default the workdir."
+)
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     "",
@@ -161,7 +164,11 @@ def run(arguments: list[str]) -> int:
     if _MODE.value == "evaluate":
         if _WORKDIR.value is None and config is None:
             raise ValueError("--mode=evaluate needs the --workdir of a training run")
-        return runs.evaluate(workdir, config, command)
+        return runs.evaluate(workdir, config, command, kept_in=Path(_RESULT_DIR.value or workdir))
+    if _RESULT_DIR.value is not None:
+        raise ValueError(
+            "--result_dir is of --mode=evaluate: a training run leaves its result in its workdir"
+        )
     if config is None:
         raise ValueError("give a --config, such as --config configs/maml.py")
     config.lock()

@@ -342,15 +342,21 @@ def train(config: ConfigDict, workdir: Path, command: list[str]) -> int:
     return 0
 
 
-def evaluate(workdir: Path, config: ConfigDict | None, command: list[str]) -> int:
+def evaluate(workdir: Path, config: ConfigDict | None, command: list[str], *, kept_in: Path) -> int:
     """Judges a workdir alone; `config` may change how, not what.
+
+    Args:
+      workdir: Of a training run.
+      config: How it is judged; None for its own.
+      command: As typed, for the report.
+      kept_in: Folder of the result, such as the workdir.
 
     Raises:
       ValueError: There is no run in the workdir, or it was made with another config.
     """
     run, checkpoints = reopened(workdir, config_for_evaluation(workdir, config), command)
     test = run.judge(load_table(run.config, run.config.eval.test_split))
-    finish(run, test, checkpoints, seconds=seconds_so_far(workdir))
+    finish(run, test, checkpoints, seconds=seconds_so_far(workdir), kept_in=kept_in)
     return 0
 
 
@@ -375,8 +381,10 @@ def reopened(workdir: Path, config: ConfigDict, command: list[str]) -> tuple[Run
     return Run(config, workdir, command, len(described["labels"]), mesh, taxonomy), checkpoints
 
 
-def finish(run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float) -> None:
-    """Judges the best checkpoint on the test split, and leaves the result in the workdir."""
+def finish(
+    run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float, kept_in: Path | None = None
+) -> None:
+    """Judges the best checkpoint on the test split, and leaves the result in a folder, by default the workdir."""
     best = best_step(checkpoints)
     state = checkpoints.restore(best, run.first_state(judge.table)[1])
     trained_on = set(checkpoints.described(best)["labels"])
@@ -401,7 +409,9 @@ def finish(run: Run, judge: Judge, checkpoints: Checkpoints, *, seconds: float) 
         say(f"warning: {seen} of {result['labels']} test labels were trained on: this is no test of new ones")
         result["labels_seen_in_training"] = seen
     checkpoints.close()
-    distributed.by_first(lambda: keep_result(run.workdir, result, parts, run.command))
+    distributed.by_first(
+        lambda: keep_result(run.workdir, result, parts, run.command, kept_in=kept_in or run.workdir)
+    )
 
 
 def best_step(checkpoints: Checkpoints) -> int:

@@ -97,8 +97,18 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
     write_whole(file, lambda stream: stream.write((json.dumps(plain, indent=2) + "\n").encode()))
 
 
-def keep_result(workdir: Path, result: dict[str, Any], parts: list[Any], command: list[str]) -> None:
-    """Writes result.json and report.html, and prints the table."""
+def keep_result(
+    workdir: Path, result: dict[str, Any], parts: list[Any], command: list[str], *, kept_in: Path
+) -> None:
+    """Writes result.json and report.html, and prints the table.
+
+    Args:
+      workdir: Of the run, whose log has the curves.
+      result: Figures by name.
+      parts: Further parts of the report.
+      command: As typed.
+      kept_in: Folder of both files; it is made.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -108,9 +118,9 @@ def keep_result(workdir: Path, result: dict[str, Any], parts: list[Any], command
     task = f"{result['way']}-way {result['shot']}-shot" if "way" in result else judged
     title = f"{result['method']} on {result['source']}, {task}"
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    write_json(workdir / "result.json", result)
+    write_json(kept_in / "result.json", result)
     figures = report.result_figures({name: value for name, value in result.items() if "/" not in name})
-    log, file = workdir / "metrics.jsonl", workdir / "report.html"
+    log, file = workdir / "metrics.jsonl", kept_in / "report.html"
     curves = [c for c in report.curves_from_log(log) if not c.title.endswith("ci95")] if log.exists() else []
     note = report.environment_note(shlex.join(command), date=date)
     report.write(file, title, [figures, *curves, *parts, note])

@@ -81,8 +81,8 @@ class Preprocess:
 class Augment:
     """Random changes of training photos, each photo on its own.
 
-    They follow each other as flip, rotate, crop, shift, light, colour, grey, erase; photos are float in between, and
-    rounded once. A mask, the fourth of 4 channels, moves with its photo, keeps its values where light and colour
+    They follow each other as flip, affine map, crop, shift, light, colour, grey, erase; photos are float in between,
+    and rounded once. A mask, the fourth of 4 channels, moves with its photo, keeps its values where light and colour
     change, and is 0 where a photo is painted over.
 
     Attributes:
@@ -93,6 +93,8 @@ class Augment:
       crop_size: Pixels a side of a cropped photo; 0 keeps the photo's size. Training on smaller photos than those
         that are judged is faster, and crops make things look larger than they do in judging.
       rotate: Photos turn by up to so many degrees each way, 0 to 180.
+      scale: Height and width each grow or shrink by up to this share, 0 to below 1.
+      shear: Rows slide along by up to this share of their distance from the middle, and columns likewise, 0 to 0.9.
       colour: Saturation changes by up to this share, 0 to 1, and hue by up to this share of a quarter turn; photos
         of 1 channel have neither.
       grey: Probability that a photo loses its colour; photos of 1 channel have none.
@@ -102,7 +104,8 @@ class Augment:
       ValueError: A value is out of its range.
 
     References:
-      Touvron et al. 2019, https://arxiv.org/abs/1906.06423, on `crop_size`.
+      Touvron et al. 2019, https://arxiv.org/abs/1906.06423, on `crop_size`; Koch et al. 2015 turn drawings by 10
+      degrees, with a scale of 0.2 and a shear of 0.3.
     """
 
     flip: bool
@@ -111,19 +114,23 @@ class Augment:
     crop: float = 0.0
     crop_size: int = 0
     rotate: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
     colour: float = 0.0
     grey: float = 0.0
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.light < 1:
-            raise ValueError(f"config.augment.light is {self.light}; expected 0 to below 1")
+        for name in ("light", "scale"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"config.augment.{name} is {getattr(self, name)}; expected 0 to below 1")
         for name in ("shift", "crop_size"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"config.augment.{name} is {getattr(self, name)}; expected pixels, at least 0, and 0 for none"
                 )
-        for name, most in (("crop", 1), ("rotate", 180), ("colour", 1), ("grey", 1), ("erase", 1)):
+        bounds = {"crop": 1, "rotate": 180, "shear": 0.9, "colour": 1, "grey": 1, "erase": 1}
+        for name, most in bounds.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(
                     f"config.augment.{name} is {getattr(self, name)}; expected 0 to {most}, and 0 for none"
@@ -153,9 +160,10 @@ class Augment:
         in_colour = channels in (3, MASK + 1)
         # A crop that keeps all of the photo resizes it.
         crop_ = partial(crop, least=self.crop or 1.0, size=self.crop_size)
+        affine_ = partial(affine, rotate=self.rotate, scale=self.scale, shear=self.shear)
         ordered: list[tuple[object, Change]] = [
             (self.flip, flip),
-            (self.rotate, _in_float(partial(rotate, most=self.rotate))),
+            (self.rotate or self.scale or self.shear, _in_float(affine_)),
             (self.crop or resized, _in_float(crop_)),
             (self.shift, partial(shift, most=self.shift)),
             (self.light, _in_float(partial(light, most=self.light))),
@@ -192,15 +200,34 @@ def flip(key: Key, image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
     return jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 0)), image[:, ::-1], image)
 
 
-def rotate(key: Key, image: Num[Array, "h w c"], *, most: float) -> Num[Array, "h w c"]:
-    """Turns a photo around its middle by up to `most` degrees each way, repeating its edges."""
+def affine(
+    key: Key, image: Num[Array, "h w c"], *, rotate: float = 0.0, scale: float = 0.0, shear: float = 0.0
+) -> Num[Array, "h w c"]:
+    """Stretches, shears and turns a photo around its middle, repeating its edges.
+
+    Args:
+      key: Of the change.
+      image: The photo.
+      rotate: Most degrees by which it turns, each way.
+      scale: Height and width are multiplied by 1 - `scale` to 1 + `scale`, each by itself.
+      shear: Most that a row slides along a pixel of its distance from the middle, each way, and a column likewise.
+
+    Returns:
+      Linearly interpolated.
+    """
     height, width, channels = image.shape
-    angle = jnp.deg2rad(jax.random.uniform(jax.random.fold_in(key, 4), minval=-most, maxval=most))
+    angle = jnp.deg2rad(jax.random.uniform(jax.random.fold_in(key, 4), minval=-rotate, maxval=rotate))
     y = (jnp.arange(height) - (height - 1) / 2)[:, None]
     x = (jnp.arange(width) - (width - 1) / 2)[None, :]
     # Where each pixel comes from.
-    row = jnp.cos(angle) * y - jnp.sin(angle) * x + (height - 1) / 2
-    column = jnp.sin(angle) * y + jnp.cos(angle) * x + (width - 1) / 2
+    row = jnp.cos(angle) * y - jnp.sin(angle) * x
+    column = jnp.sin(angle) * y + jnp.cos(angle) * x
+    if scale or shear:
+        change = jax.random.uniform(jax.random.fold_in(key, 8), (4,), minval=-1, maxval=1)
+        tall, wide = 1 + scale * change[:2]
+        down, along = shear * change[2:]
+        row, column = (row + down * column) / tall, (column + along * row) / wide
+    row, column = row + (height - 1) / 2, column + (width - 1) / 2
     row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
     above, left = jnp.floor(row), jnp.floor(column)
     down, right = (row - above)[..., None], (column - left)[..., None]
@@ -216,8 +243,8 @@ def rotate(key: Key, image: Num[Array, "h w c"], *, most: float) -> Num[Array, "
         return total + weight * (pixel(at) * (1 - right) + pixel(at + 1) * right), None
 
     # A loop, for the reason that `_resampled` has.
-    turned, _ = lax.scan(add, jnp.zeros(image.shape), jnp.arange(2))
-    return _of_type(turned, image.dtype)
+    mapped, _ = lax.scan(add, jnp.zeros(image.shape), jnp.arange(2))
+    return _of_type(mapped, image.dtype)
 
 
 def crop(

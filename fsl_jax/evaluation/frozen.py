@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -96,6 +96,16 @@ def with_features(table: Table, *, normalise: bool, power: float) -> Table:
     assert table.images is not None
     features = prepared(table.images.reshape(len(table), -1), normalise=normalise, power=power)
     return dataclasses.replace(table, images=features[:, None, None, :].astype(np.float32))
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Joins the features of one table by several models: each scaled to length 1, one behind the other."""
+    parts = []
+    for table in tables:
+        assert table.images is not None
+        parts.append(prepared(table.images.reshape(len(table), -1), normalise=True, power=1.0))
+    features = np.concatenate(parts, axis=1).astype(np.float32)
+    return dataclasses.replace(tables[0], images=features[:, None, None, :])
 
 
 def enough_photos(table: Table, *, way: int, photos: int) -> tuple[Table, int]:

@@ -90,9 +90,8 @@ class Judge:
             )
         settings, devices = self.config, self.mesh.size
         at_once = -(-EPISODES_AT_ONCE // devices) * devices
-        self.plan = episode_sampling.make(
-            self.table, tasks=at_once, way=settings.way, shot=settings.shot, queries=settings.queries
-        )
+        shape = {name: settings[name] for name in ("way", "shot", "queries", "group_by")}
+        self.plan = episode_sampling.make(self.table, tasks=at_once, **shape)
         self._at_once = at_once
 
     @functools.cached_property
@@ -253,7 +252,7 @@ class Judge:
     def _episode_part(self, predicted: np.ndarray) -> report.Part:
         key = named_key(self.config.seed, "evaluate")
         one = dataclasses.replace(self.plan, tasks=1)
-        columns = episode_sampling.LabelRows.of(self.table)
+        columns = self.plan.columns(self.table)
         rows = np.asarray(one.rows(columns, key, 0))
         images = np.stack([self._photo(row) for row in rows.reshape(-1)]).reshape(*rows.shape, *self._shape)
         names = [self.table.label.names[self.table.label.codes[row]] for row in rows[0, :, 0]]

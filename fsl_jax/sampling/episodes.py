@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int, Num
 
 from fsl_jax.data.table import Table
+from fsl_jax.sampling.flat import category_of_labels
 from fsl_jax.types import Batch, Episode, Key
 
 
@@ -25,10 +26,12 @@ class LabelRows:
     Attributes:
       start: First row of each label.
       count: Rows of each label.
+      group: Category of each label, where the labels of a task are of one; -1 for labels of too small a category.
     """
 
     start: Int[Array, "labels"]
     count: Int[Array, "labels"]
+    group: Int[Array, "labels"] | None = None
 
     @classmethod
     def of(cls, table: Table) -> "LabelRows":
@@ -66,6 +69,8 @@ class EpisodePlan:
       queries: Query photos a label.
       labels: Labels in the table.
       most_photos: Photos of the label that has most.
+      group_of: Category of each label, from which a task takes all its labels; -1 for labels that take no part.
+        Without any, a task mixes all labels.
     """
 
     tasks: int
@@ -74,10 +79,12 @@ class EpisodePlan:
     queries: int
     labels: int
     most_photos: int
+    group_of: tuple[int, ...] = ()
 
     def columns(self, table: Table) -> LabelRows:
         """Takes what `rows` needs from the table."""
-        return LabelRows.of(table)
+        rows = LabelRows.of(table)
+        return rows.replace(group=jnp.asarray(self.group_of, jnp.int32)) if self.group_of else rows  # type: ignore[attr-defined]
 
     def rows(
         self, columns: LabelRows, key: Key, step: Int[Array, ""] | int, window: Any = ()
@@ -100,11 +107,20 @@ class EpisodePlan:
 
     def _task(self, columns: LabelRows, key: Key) -> Int[Array, "way photos"]:
         of_labels, of_photos = jax.random.split(key)
-        labels = draw_without_replacement(of_labels, self.labels, size=self.way, most=self.labels)
+        labels = self._labels(columns, of_labels)
         size = self.shot + self.queries
         draw = partial(draw_without_replacement, size=size, most=self.most_photos)
         photos = jax.vmap(draw)(jax.random.split(of_photos, self.way), columns.count[labels])
         return columns.start[labels][:, None] + photos
+
+    def _labels(self, columns: LabelRows, key: Key) -> Int[Array, "way"]:
+        """Draws a task's labels, each equally often; with categories, all of that of the first."""
+        if columns.group is None:
+            return draw_without_replacement(key, self.labels, size=self.way, most=self.labels)
+        bits = jax.random.bits(key, (self.labels,), jnp.uint32) >> 1
+        first = jnp.argmin(jnp.where(columns.group < 0, jnp.uint32(0xFFFFFFFF), bits))
+        others = columns.group != columns.group[first]
+        return jnp.argsort(jnp.where(others, jnp.uint32(0xFFFFFFFF), bits), stable=True)[: self.way]
 
     def assemble(
         self, images: Num[Array, "tasks way photos h w c"], columns: Any = None, rows: Any = None
@@ -123,11 +139,21 @@ class EpisodePlan:
         )
 
 
-def make(table: Table, *, tasks: int, way: int, shot: int, queries: int) -> EpisodePlan:
+def make(table: Table, *, tasks: int, way: int, shot: int, queries: int, group_by: str = "") -> EpisodePlan:
     """Plans episodes, after a check that the table has the labels and photos for them.
 
+    Args:
+      table: Photos, sorted by label.
+      tasks: Tasks a step.
+      way: Labels a task.
+      shot: Support photos a label.
+      queries: Query photos a label.
+      group_by: A category level, such as "alphabet": the labels of a task are then of one category, and categories with
+        fewer labels than `way`, or unknown ones, take no part. "" mixes all labels.
+
     Raises:
-      ValueError: There are fewer labels than `way`, or a label has fewer than shot + queries photos.
+      ValueError: There are fewer labels than `way`, a label has fewer than shot + queries photos, or there is no
+        such level.
     """
     for name, value in {"tasks": tasks, "way": way, "shot": shot, "queries": queries}.items():
         if value < 1:
@@ -143,8 +169,26 @@ def make(table: Table, *, tasks: int, way: int, shot: int, queries: int) -> Epis
     if count[poorest] < shot + queries:
         raise ValueError(_too_few(table, poorest, count, shot, queries))
     return EpisodePlan(
-        tasks=tasks, way=way, shot=shot, queries=queries, labels=labels, most_photos=int(count.max())
+        tasks=tasks,
+        way=way,
+        shot=shot,
+        queries=queries,
+        labels=labels,
+        most_photos=int(count.max()),
+        group_of=_groups(table, group_by, way) if group_by else (),
     )
+
+
+def _groups(table: Table, level: str, way: int) -> tuple[int, ...]:
+    """Gives the category of each label, and -1 where that has fewer labels than a task."""
+    group = category_of_labels(table, level)
+    count = np.bincount(group[group >= 0], minlength=1)
+    if count.max() < way:
+        raise ValueError(
+            f"no {level} of {table.source} has the {way} labels of a task, the largest has {count.max()}: lower "
+            f"the way, or mix categories with group_by=''"
+        )
+    return tuple(np.where((group >= 0) & (count[group] >= way), group, -1).tolist())
 
 
 def _too_few(table: Table, poorest: int, count: np.ndarray, shot: int, queries: int) -> str:

@@ -40,7 +40,7 @@ def module_of(file):
 def presets_of(file):
     """Those that differ in more than their data: published sets have networks whose weights no package has."""
     module = module_of(file)
-    parts = ("OMNIGLOT", "MINI_IMAGENET", "MININGS", "LOSSES")
+    parts = ("OMNIGLOT", "MINI_IMAGENET", "LAKE", "MININGS", "LOSSES")
     more = [name for name in ("neighbour",) if name in getattr(module, "KNOWN", ())]
     more += [f"variant={name}" for name in getattr(module, "VARIANTS", ())]
     return ["", "smoke", *(name for part in parts for name in getattr(module, part, ())), *more]
@@ -81,6 +81,7 @@ def table_for(config):
         levels={
             "category": Coded.of([str(code % 2) for code in table.label.codes]),
             "subcategory": Coded.of([str(code % 4) for code in table.label.codes]),
+            "alphabet": Coded.of(["Greek" for _ in table.label.codes]),
         },
         attributes=Attributes.of([f"colour={code % 3}|size={code % 2}" for code in table.label.codes]),
         numbers={"text": text} if data.text.vectors else {},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import random_episode
 from PIL import Image, ImageEnhance
+from scipy.ndimage import affine_transform
 from skimage.color import rgb2yiq
 from skimage.transform import rotate as skimage_rotate
 
@@ -22,6 +23,8 @@ EVERYTHING = {
     "crop": 0.4,
     "crop_size": 7,
     "rotate": 20.0,
+    "scale": 0.1,
+    "shear": 0.2,
     "colour": 0.3,
     "grey": 0.2,
     "erase": 0.5,
@@ -158,7 +161,7 @@ def test_a_crop_size_without_a_crop_resizes_the_whole_photo():
 @pytest.mark.parametrize(("height", "width"), [(21, 21), (16, 21)])
 def test_a_rotation_equals_that_of_scikit_image(height, width):
     images = floats(height, width, 1, 32)
-    row, column = np.moveaxis(changed(augment.rotate, places(height, width, 32), most=40.0), -1, 0)
+    row, column = np.moveaxis(changed(augment.affine, places(height, width, 32), rotate=40.0), -1, 0)
     middle = np.s_[:, height // 2, width // 2]
     down = row[:, height // 2, width // 2 + 1] - row[middle]
     right = column[:, height // 2, width // 2 + 1] - column[middle]
@@ -166,16 +169,50 @@ def test_a_rotation_equals_that_of_scikit_image(height, width):
     np.testing.assert_allclose(np.hypot(down, right), 1, atol=1e-4)
     assert -40 <= angles.min() < -25
     assert 25 < angles.max() <= 40
-    got = changed(augment.rotate, images, most=40.0)
+    got = changed(augment.affine, images, rotate=40.0)
     for image, turned, angle in zip(images, got, angles, strict=True):
         expected = skimage_rotate(image[..., 0], angle, order=1, mode="edge", preserve_range=True)
         np.testing.assert_allclose(turned[..., 0], expected, atol=0.1)
 
 
+@pytest.mark.parametrize(
+    "options", [{"scale": 0.2}, {"shear": 0.3}, {"rotate": 20.0, "scale": 0.2, "shear": 0.3}]
+)
+def test_an_affine_map_equals_that_of_scipy_and_stays_within_its_bounds(options):
+    images, size = floats(21, 21, 1, 32), 21
+    row, column = np.moveaxis(changed(augment.affine, places(size, size, 32), **options), -1, 0)
+    middle = size // 2
+    matrices = np.array(
+        [
+            [
+                (at[:, middle + 1, middle] - at[:, middle, middle]),
+                (at[:, middle, middle + 1] - at[:, middle, middle]),
+            ]
+            for at in (row, column)
+        ]
+    )
+    for image, got, matrix in zip(
+        images, changed(augment.affine, images, **options), np.moveaxis(matrices, -1, 0), strict=True
+    ):
+        offset = middle - matrix @ [middle, middle]
+        expected = affine_transform(image[..., 0], matrix, offset, order=1, mode="nearest")
+        np.testing.assert_allclose(got[..., 0], expected, atol=0.1)
+    if options == {"scale": 0.2}:
+        tall, wide = 1 / matrices[0, 0], 1 / matrices[1, 1]
+        np.testing.assert_allclose(matrices[[0, 1], [1, 0]], 0, atol=1e-4)
+        for factor in (tall, wide):
+            assert 0.8 - 1e-4 <= factor.min() < 0.87
+            assert 1.13 < factor.max() <= 1.2 + 1e-4
+        assert np.abs(tall - wide).max() > 0.1
+    if options == {"shear": 0.3}:
+        np.testing.assert_allclose(matrices[[0, 1], [0, 1]], 1, atol=0.1)
+        assert 0.2 < np.abs(matrices[[0, 1], [1, 0]]).max() <= 0.3 + 1e-4
+
+
 def test_a_round_pattern_stays_as_it_is_when_it_turns_by_any_angle():
     row, column = np.mgrid[:31, :31] - 15.0
     pattern = np.round(100 + 100 * np.exp(-(row**2 + column**2) / 40)).astype(np.uint8)[None, ..., None]
-    turned = changed(augment.rotate, np.repeat(pattern, 16, axis=0), most=180.0)
+    turned = changed(augment.affine, np.repeat(pattern, 16, axis=0), rotate=180.0)
     assert np.abs(turned.astype(int) - pattern).max() <= 2
 
 
@@ -234,7 +271,7 @@ def test_changes_follow_each_other_in_the_stated_order_and_are_rounded_once():
 
     def chain(key, image):
         image = augment.flip(key, image.astype(jnp.float32))
-        image = augment.rotate(key, image, most=20.0)
+        image = augment.affine(key, image, rotate=20.0, scale=0.1, shear=0.2)
         image = augment.crop(key, image, least=0.4, size=7)
         image = augment.shift(key, image, most=2)
         image = augment.light(key, image, most=0.2)
@@ -264,6 +301,8 @@ def test_the_same_key_gives_the_same_changes_and_another_does_not():
     [
         {"crop": 0.4},
         {"rotate": 30.0},
+        {"scale": 0.2},
+        {"shear": 0.3},
         {"colour": 0.5},
         {"erase": 1.0},
         {"light": 0.4},
@@ -415,6 +454,8 @@ def test_evaluation_changes_no_photo():
         (lambda: only(crop=1.2), "augment.crop is 1.2; expected 0 to 1, and 0 for none"),
         (lambda: only(crop_size=-8), "augment.crop_size is -8"),
         (lambda: only(rotate=270.0), "augment.rotate is 270.0; expected 0 to 180"),
+        (lambda: only(scale=1.0), "augment.scale is 1.0; expected 0 to below 1"),
+        (lambda: only(shear=1.5), "augment.shear is 1.5; expected 0 to 0.9"),
         (lambda: only(colour=-0.1), "augment.colour is -0.1"),
         (lambda: only(grey=2.0), "augment.grey is 2.0"),
         (lambda: only(erase=float("nan")), "augment.erase is nan"),

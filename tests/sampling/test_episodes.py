@@ -1,11 +1,14 @@
 """Episodes: what is drawn, how often, and that it does not depend on devices or readers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import table_of_counts
 
+from fsl_jax.data.table import Coded
 from fsl_jax.sampling.episodes import LabelRows, draw_without_replacement, make
 from fsl_jax.sampling.keys import named_key
 
@@ -72,6 +75,40 @@ def test_assembling_parts_support_and_query_by_label():
     np.testing.assert_array_equal(episode.query.label, [[0, 0, 1, 1, 2, 2]] * 2)
     np.testing.assert_array_equal(episode.support.image[1, 2], table.images[rows[1, 2, 0]])
     np.testing.assert_array_equal(episode.query.image[0, 3], table.images[rows[0, 1, 2]])
+
+
+def grouped(sizes, **shape):
+    """Labels of categories of these sizes, dealt out so that a category's labels do not stand together."""
+    category = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    table = table_of_counts([4] * len(category))
+    level = Coded.of([f"category_{category[label]}" for label in table.label.codes])
+    return dataclasses.replace(table, levels={"category": level}), category
+
+
+def test_labels_of_a_task_are_of_one_category_and_each_is_drawn_equally_often():
+    table, category = grouped([5, 2, 8, 3])
+    plan = make(table, tasks=64, way=3, shot=1, queries=1, group_by="category")
+    columns = plan.columns(table)
+    rows = np.concatenate([plan.rows(columns, named_key(0, "train"), step) for step in range(40)])
+    labels = rows[..., 0] // 4
+    of_task = category[labels]
+    assert (of_task == of_task[:, :1]).all()
+    assert all(len(set(task)) == 3 for task in labels.tolist())
+    # A task has 3 of the n labels of its category, which is drawn in proportion to n.
+    expected = np.where(category == 1, 0, 64 * 40 * 3 / 16)
+    seen = np.bincount(labels.reshape(-1), minlength=18)
+    assert (np.abs(seen - expected) <= 5 * np.sqrt(expected)).all()
+    # No place in a task is a category's favourite's.
+    first = np.bincount(labels[:, 0], minlength=18)
+    assert (np.abs(first - expected / 3) <= 5 * np.sqrt(expected / 3)).all()
+
+
+def test_a_category_level_that_cannot_be_used_is_named():
+    table, _ = grouped([5, 2])
+    with pytest.raises(ValueError, match="no category of test has the 6 labels of a task, the largest has 5"):
+        make(table, tasks=1, way=6, shot=1, queries=1, group_by="category")
+    with pytest.raises(ValueError, match="test has no level 'alphabet'"):
+        make(table, tasks=1, way=2, shot=1, queries=1, group_by="alphabet")
 
 
 @pytest.mark.parametrize(

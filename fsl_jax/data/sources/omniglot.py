@@ -12,6 +12,7 @@ from PIL import Image
 
 from fsl_jax.data.prepare import download
 from fsl_jax.data.table import SPLITS, Coded, Table
+from fsl_jax.lookup import closest
 from fsl_jax.progress import track
 
 SplitRule = Literal["lake", "finn", "maml_plus", "vinyals"]
@@ -21,6 +22,11 @@ CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
 SHUFFLED = {"finn": (1100, 100, 423), "maml_plus": (1150, 50, 423)}
 ROTATIONS = (0, 90, 180, 270)
+MINIMAL = {
+    "small1": ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"),
+    "small2": ("Greek", "Katakana", "Latin", "Sanskrit", "Tagalog"),
+}
+"""Lake's minimal sets of background alphabets, 136 and 156 characters."""
 DOWNLOADS = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 ADVICE = "get images_background.zip and images_evaluation.zip from https://github.com/brendenlake/omniglot"
 
@@ -33,6 +39,7 @@ def load(
     *,
     split_rule: SplitRule = "lake",
     val_characters: int = 96,
+    alphabets: Sequence[str] = (),
     split_seed: int = 0,
     rotations: bool | None = None,
     lists: str | Path | None = None,
@@ -50,6 +57,8 @@ def load(
       split_rule: "lake" trains on the background alphabets and tests on the evaluation alphabets; "finn"
         shuffles all characters into 1,100/100/423, "maml_plus" into 1,150/50/423; "vinyals" reads `lists`.
       val_characters: Background characters that "lake" keeps for validation, drawn by `split_seed`.
+      alphabets: Background alphabets from which "lake" takes its characters for training and validation; all 30 by
+        default. `MINIMAL` has Lake's two sets of five.
       split_seed: Of every shuffle; the published shuffles depend on the order of a file system and cannot be
         had.
       rotations: Whether drawings turned by 90, 180 and 270 degrees, anticlockwise, are further labels. By
@@ -74,12 +83,17 @@ def load(
       https://arxiv.org/abs/1703.05175; Antoniou et al. 2019, https://arxiv.org/abs/1810.09502.
     """
     _check_options(split_rule, val_characters, side, resample)
+    if alphabets and split_rule != "lake":
+        raise ValueError(
+            f"alphabets are of split_rule 'lake', which deals by alphabet, not of {split_rule!r}"
+        )
     folder = _folder(root)
     drawings = {part: _read(folder, part, side, resample) for part in CHARACTERS}
     if split_rule == "vinyals":
         dealt = _listed(Path(lists) if lists is not None else folder / "splits", rotations)
     else:
         names = {part: sorted(characters) for part, characters in drawings.items()}
+        names["images_background"] = _of_alphabets(names["images_background"], alphabets, val_characters)
         dealt = _dealt(names, split_rule, val_characters, split_seed, ROTATIONS if rotations else None)
     return _table({**drawings["images_background"], **drawings["images_evaluation"]}, dealt, inverted).select(
         split
@@ -127,7 +141,7 @@ def _read(folder: Path, part: str, side: int, resample: Resample) -> dict[str, D
     files = track(_files(folder, part), description=f"reading {part}", total=expected, unit="drawings")
     for name, data in files:
         *_, alphabet, character, _ = PurePosixPath(name).parts
-        characters.setdefault(f"{alphabet}/{character}", []).append(_drawing(data, side, resample))
+        characters.setdefault(f"{alphabet}/{character}", []).append(read_drawing(data, side, resample))
     _check_counts(folder, part, characters)
     return {name: np.stack(drawings)[..., None] for name, drawings in characters.items()}
 
@@ -149,7 +163,8 @@ def _files(folder: Path, part: str) -> Iterator[tuple[str, bytes]]:
                 yield name, archive.read(name)
 
 
-def _drawing(data: bytes, side: int, resample: Resample) -> UInt8[np.ndarray, "side side"]:
+def read_drawing(data: bytes, side: int, resample: Resample) -> UInt8[np.ndarray, "side side"]:
+    """Reads one drawing, black on white as it is published, at so many pixels a side."""
     with Image.open(io.BytesIO(data)) as image:
         method = Image.Resampling.LANCZOS if resample == "antialias" else Image.Resampling.NEAREST
         return np.asarray(image.convert("L").resize((side, side), method))
@@ -165,6 +180,21 @@ def _check_counts(folder: Path, part: str, characters: Mapping[str, Sequence[np.
             raise ValueError(
                 f"{name} of {part} in {folder} has {len(drawings)} drawings; expected 20; {ADVICE}"
             )
+
+
+def _of_alphabets(names: list[str], alphabets: Sequence[str], val_characters: int) -> list[str]:
+    """Takes the characters of some alphabets, of which more than `val_characters` must be left."""
+    there = sorted({name.split("/")[0] for name in names})
+    for alphabet in alphabets:
+        if alphabet not in there:
+            raise ValueError(f"no alphabet {alphabet!r} in images_background; {closest(alphabet, there)}")
+    chosen = [name for name in names if not alphabets or name.split("/")[0] in alphabets]
+    if len(chosen) <= val_characters:
+        raise ValueError(
+            f"these alphabets have {len(chosen)} characters, of which val_characters={val_characters} would leave none "
+            "for training: lower it"
+        )
+    return chosen
 
 
 def _dealt(

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# title = "Self-distillation without labels"
+# protocol = "Weighted neighbours and a linear probe on labels that training never saw, each photo by the others of the test split"
+# source = "Caron et al. 2021; Bhattacharyya et al. 2022 for `paper`"
+# needs = []
+# time = "18 minutes a seed on two CPU cores"
+# [rows.catalogue.figures]
+# "knn" = { name = "built-in catalogue, ViT-nano: 20 neighbours" }
+# "linear" = { name = "linear probe" }
+# [rows.fashion_small]
+# needs = ["FASHION"]
+# time = "an hour a seed on two CPU cores"
+# [rows.fashion_small.figures]
+# "knn" = { name = "small photos of a shop, article types: 20 neighbours" }
+# "linear" = { name = "linear probe" }
+# [rows.paper]
+# needs = ["IMAGENET", "SYNSETS"]
+# time = "100 epochs of ViT-S/16: made for GPUs"
+# [rows.paper.figures]
+# "knn" = { name = "ViT-S/16, 708 synsets: 20 neighbours" }
+set -euo pipefail
+row=${1:?catalogue, fashion_small or paper}
+shift
+data=()
+case $row in
+  fashion_small) data=(--config.data.root="${FASHION:?folder of styles.csv and images.zip}") ;;
+  paper) data=(--config.data.root="${IMAGENET:?one folder a synset}"
+    --config.data.image_folder.only="${SYNSETS:?file with the 708 synsets, one a line}") ;;
+esac
+for seed in ${SEEDS:-0 1 2}; do
+  python -m fsl_jax.main --config "configs/dino.py:$row" \
+    --workdir "${RUNS:-runs/reproduce}/dino/$row/seed$seed" --config.seed="$seed" ${data[@]+"${data[@]}"} "$@"
+done

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# title = "Within-alphabet 20-way one-shot, ProtoNet, Conv-4-64"
+# protocol = "Lake's task, runs drawn by a seeded rule from his ten evaluation alphabets: 2 runs an alphabet as published, and 20 for a narrow interval. The modified Hausdorff distance, which has learnt nothing, errs in 38.8 % of the official runs"
+# source = "Lake et al. 2019"
+# needs = ["OMNIGLOT"]
+# time = "minutes on two CPU cores"
+# [rows.hausdorff]
+# title = "Modified Hausdorff distance"
+# figures."result.json:error" = { name = "error, 20 runs", published = "38.8", expected = [30, 52] }
+# [rows.background]
+# figures."one_shot.json:error" = { name = "964 characters: error, 20 runs", published = "13.7", expected = [0, 14] }
+# figures."one_shot_200.json:error" = { name = "the same, 200 runs", expected = [0, 14] }
+# figures."result.json:accuracy" = { name = "20-way 1-shot accuracy within alphabets, 600 episodes" }
+# [rows.small1]
+# figures."one_shot.json:error" = { name = "5 alphabets (136 characters): error, 20 runs", published = "30.1", expected = [0, 25] }
+# figures."one_shot_200.json:error" = { name = "the same, 200 runs", expected = [0, 25] }
+# [rows.small2]
+# figures."one_shot.json:error" = { name = "5 alphabets (156 characters): error, 20 runs", published = "30.1", expected = [0, 25] }
+# figures."one_shot_200.json:error" = { name = "the same, 200 runs", expected = [0, 25] }
+set -euo pipefail
+row=${1:?hausdorff, background, small1 or small2}
+shift
+root=${OMNIGLOT:?folder of images_background.zip and images_evaluation.zip}
+case $row in
+  background) preset=lake ;;
+  *) preset="lake_$row" ;;
+esac
+for seed in ${SEEDS:-0}; do
+  run="${RUNS:-runs/reproduce}/lake_one_shot/$row/seed$seed"
+  mkdir -p "$run"
+  if [ "$row" = hausdorff ]; then
+    fsl-jax one-shot --root "$root" --json >"$run/result.json"
+    continue
+  fi
+  python -m fsl_jax.main --config "configs/protonet.py:$preset" --workdir "$run" --config.seed="$seed" \
+    --config.data.root="$root" "$@"
+  fsl-jax one-shot --workdir "$run" --root "$root" --json >"$run/one_shot.json"
+  fsl-jax one-shot --workdir "$run" --root "$root" --repeats 20 --json >"$run/one_shot_200.json"
+done

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# title = "ProtoNet, Conv-4-64"
+# protocol = "Omniglot, Vinyals' lists with rotations; 15 queries, 600 episodes, running statistics (not transductive); 60-way training with as many shots, 5 queries"
+# source = "Snell et al. 2017"
+# needs = ["OMNIGLOT"]
+# time = "30 to 40 minutes on two CPU cores"
+# [rows.1shot]
+# figures."accuracy" = { name = "5-way 1-shot", published = "98.8", expected = [98.5, 99.1] }
+# figures."20way/result.json:accuracy" = { name = "20-way 1-shot", published = "96.0", expected = [95.5, 96.5] }
+# [rows.5shot]
+# figures."accuracy" = { name = "5-way 5-shot", published = "99.7", expected = [99.5, 99.9] }
+# figures."20way/result.json:accuracy" = { name = "20-way 5-shot", published = "98.9", expected = [98.5, 99.3] }
+set -euo pipefail
+row=${1:?1shot or 5shot}
+shift
+for seed in ${SEEDS:-0}; do
+  run="${RUNS:-runs/reproduce}/protonet_omniglot_vinyals/$row/seed$seed"
+  flags=(--config "configs/protonet.py:omniglot_5way_$row" --workdir "$run" --config.seed="$seed"
+    --config.data.root="${OMNIGLOT:?folder of images_background.zip, images_evaluation.zip and splits/}"
+    --config.train.steps=8000 --config.eval.every=1000 --config.optimizer.halve_every=1000 "$@")
+  python -m fsl_jax.main "${flags[@]}"
+  python -m fsl_jax.main "${flags[@]}" --mode=evaluate --config.eval.way=20 --result_dir "$run/20way"
+done

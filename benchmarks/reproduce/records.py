@@ -1,0 +1,109 @@
+"""Runs rows, and keeps what came out: one JSON file a row, in `records/`."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.reproduce.rows import HERE, Row
+
+CURVES = ("eval/accuracy", "eval/mAP", "eval/knn")
+SHORT = (
+    "--config.train.steps=2",
+    "--config.train.steps_per_call=1",
+    "--config.train.log_every=1",
+    "--config.train.save_every=2",
+    "--config.eval.every=0",
+    "--config.eval.episodes_during=0",
+)
+"""Flags of a run of two steps, which proves that a row's command works."""
+
+
+def run(row: Row, runs: Path, flags: list[str], *, seeds: tuple[int, ...]) -> None:
+    """Runs a row's script; stopped, the same call goes on where it was.
+
+    Raises:
+      ValueError: Its data is not named, or its script fails.
+    """
+    if missing := row.missing():
+        told = " and ".join(f"{name}=FOLDER" for name in missing)
+        raise ValueError(
+            f"{row.name} needs data: set {told} in the environment; see the head of {row.script}"
+        )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    given = {**os.environ, "RUNS": str(runs), "SEEDS": " ".join(map(str, seeds)), "PATH": path}
+    done = subprocess.run(["bash", str(row.script), row.variant, *flags], cwd=HERE.parents[1], env=given)
+    if done.returncode:
+        raise ValueError(f"{row.name} ended with status {done.returncode}; what it said stands above")
+
+
+def gather(row: Row, runs: Path, *, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Reads what a row's runs left.
+
+    Returns:
+      "figures": values of each key, a seed each; "within": the 95 % intervals that runs state of themselves;
+      "curves": of the first seed, [step, value] of each logged figure; seconds, commit, device, date.
+
+    Raises:
+      ValueError: A result is not there, or has not the figure.
+    """
+    figures: dict[str, list[float]] = {figure.key: [] for figure in row.figures}
+    within: dict[str, list[float]] = {}
+    seconds = []
+    for seed in seeds:
+        folder = row.folder(runs, seed)
+        for figure in row.figures:
+            file, name = figure.place
+            result = _read(folder / file)
+            if result.get(name) is None:
+                raise ValueError(f"{folder / file} has no figure {name!r}: the head of {row.script} is wrong")
+            figures[figure.key].append(result[name])
+            if result.get(f"{name}_ci95") is not None:
+                within.setdefault(figure.key, []).append(result[f"{name}_ci95"])
+        of_run = folder / "result.json"
+        seconds.append(_read(of_run).get("seconds") if of_run.exists() else None)
+    return {
+        "row": row.name,
+        "seeds": list(seeds),
+        "figures": figures,
+        "within": within,
+        "curves": _curves(row.folder(runs, seeds[0]) / "metrics.jsonl"),
+        "seconds": seconds,
+        "commit": _commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "jax": jax.__version__,
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise ValueError(f"no {file}: the run has not ended")
+    return json.loads(file.read_text())
+
+
+def _curves(log: Path) -> dict[str, list[list[float]]]:
+    curves: dict[str, list[list[float]]] = {}
+    for line in log.read_text().splitlines() if log.exists() else []:
+        record = json.loads(line)
+        for name in CURVES:
+            if name in record:
+                curves.setdefault(name, []).append([record["step"], record[name]])
+    return curves
+
+
+def _commit() -> str:
+    """Returns the checkout's commit, with + behind it where files differ from it; "unknown" without one."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "fsl_jax", "configs", "*.sh")
+    return f"{commit}{'+' if changed else ''}" if commit else "unknown"
