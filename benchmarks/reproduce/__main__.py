@@ -24,25 +24,26 @@ def _list() -> None:
     for row in rows.all_rows():
         missing = row.missing()
         state = f"needs {', '.join(missing)}" if missing else "ready"
-        if row.record.exists():
-            state = f"run on {json.loads(row.record.read_text())['date']}"
+        if (record := table.read_record(row)) is not None:
+            state = f"run on {record['date']}"
         print(f"{row.name:45} {state:24} {row.title}; {row.time}")
 
 
-def _run(names: list[str], flags: list[str], *, short: bool, seeds: tuple[int, ...]) -> None:
+def _run(names: list[str], flags: list[str], *, short: bool, seeds: tuple[int, ...], kept_in: Path) -> None:
     for row in rows.find_rows(names):
         if short:
             with tempfile.TemporaryDirectory() as folder:
-                records.run(row, Path(folder), [*records.SHORT, *flags], seeds=row.seeds[:1])
+                records.run(row, Path(folder), [*records.short(row), *flags], seeds=row.seeds[:1])
                 records.gather(row, Path(folder), seeds=row.seeds[:1])
             print(f"{row.name}: two steps are well")
             continue
         runs, chosen = Path(os.environ.get("RUNS", "runs/reproduce")), seeds or row.seeds
         records.run(row, runs, flags, seeds=chosen)
         found = {**records.gather(row, runs, seeds=chosen), "flags": flags}
-        row.record.parent.mkdir(exist_ok=True)
-        row.record.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"{row.name}: kept in {row.record}; --table writes the tables anew")
+        record = row.record(kept_in)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{row.name}: kept in {record}; --table writes the tables anew")
 
 
 def main(arguments: list[str]) -> int:
@@ -59,6 +60,9 @@ def main(arguments: list[str]) -> int:
     what.add_argument("--table", action="store_true")
     parser.add_argument("--short", action="store_true", help="two steps, without keeping the figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="instead of the row's own")
+    parser.add_argument(
+        "--records", type=Path, default=rows.RECORDS, help="folder in which --run keeps figures"
+    )
     given = parser.parse_args(own)
     try:
         if given.list:
@@ -66,7 +70,7 @@ def main(arguments: list[str]) -> int:
         elif given.table:
             table.write(rows.all_rows())
         else:
-            _run(given.run, flags, short=given.short, seeds=tuple(given.seeds))
+            _run(given.run, flags, short=given.short, seeds=tuple(given.seeds), kept_in=given.records)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from fsl_jax.lookup import closest
 
 HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "records"
 SEEDS = re.compile(r"\$\{SEEDS:-([0-9 ]+)\}")
 
 
@@ -81,10 +82,9 @@ class Row:
         """What makes its figures."""
         return f"python -m benchmarks.reproduce --run {self.name}"
 
-    @property
-    def record(self) -> Path:
-        """Where its figures are kept."""
-        return HERE / "records" / f"{self.script.stem}.{self.variant}.json"
+    def record(self, folder: Path = RECORDS) -> Path:
+        """Returns the file where its figures are kept."""
+        return folder / f"{self.script.stem}.{self.variant}.json"
 
     def missing(self) -> list[str]:
         """Returns the variables that name no folder."""

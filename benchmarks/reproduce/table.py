@@ -101,7 +101,7 @@ def _of_figure(row: Row, figure: Figure, record: dict[str, Any] | None, *, is_fi
 
 def read_record(row: Row) -> dict[str, Any] | None:
     """Reads what was kept of a row; None where it was never run."""
-    return json.loads(row.record.read_text()) if row.record.exists() else None
+    return json.loads(row.record().read_text()) if row.record().exists() else None
 
 
 def interval_of(record: dict[str, Any], figure: Figure) -> Interval:

@@ -102,6 +102,16 @@ def test_evaluating_the_workdir_alone_gives_the_same_figures(undisturbed):
     assert before == after
 
 
+def test_a_judgement_may_be_kept_elsewhere(undisturbed, tmp_path):
+    workdir, _, _ = undisturbed
+    before = {file.name: file.stat().st_mtime_ns for file in workdir.iterdir() if file.is_file()}
+    finished("--mode=evaluate", "--workdir", workdir, "--result_dir", tmp_path / "again")
+    result = json.loads((tmp_path / "again" / "result.json").read_text())
+    assert result == json.loads((workdir / "result.json").read_text())
+    assert "loss" in (tmp_path / "again" / "report.html").read_text()  # the run's curves
+    assert {file.name: file.stat().st_mtime_ns for file in workdir.iterdir() if file.is_file()} == before
+
+
 @pytest.mark.parametrize(
     "number",
     [
@@ -193,6 +203,7 @@ MANY_LABELS = "--config.data.image_folder.fractions=(0.4,0.3,0.3)"
         (["--config", "maml:smoke", "--config.train.steps=23"], "no multiple of config.train.steps_per_call"),
         (["--mode=evaluate", "--workdir", "/nowhere/at/all"], "no run in /nowhere/at/all"),
         ([], "give a --config"),
+        (["--config", "maml:smoke", "--result_dir", "x"], "--result_dir is of --mode=evaluate"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_line(arguments, message):

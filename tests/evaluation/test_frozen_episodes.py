@@ -1,6 +1,8 @@
 """Few-shot episodes on frozen features, and the command that judges them."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fsl_jax.cli import app
+from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.table import Coded, Table
+from fsl_jax.embedder import Embedder
 from fsl_jax.evaluation import frozen
 from fsl_jax.evaluation.calibrated import BaseLabels, DistributionCalibration
 from fsl_jax.mesh import data_mesh
@@ -131,6 +135,57 @@ def test_the_command_prints_one_record_a_classifier_and_shot(file):
         assert 1 / 3 < row["accuracy"] < 1
         assert 0 < row["ci95"] < 0.2
         assert (row["episodes"], row["labels"], row["way"]) == (24, 8, 3)
+
+
+def test_joined_features_are_each_of_length_one(table):
+    features = table.images.reshape(len(table), -1)
+    other = dataclasses.replace(table, images=(3 * features[:, :2] + 1)[:, None, None, :])
+    joined = frozen.joined([table, other]).images.reshape(len(table), -1)
+    parts = [features, 3 * features[:, :2] + 1]
+    expected = np.hstack([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts])
+    np.testing.assert_allclose(joined, expected, atol=1e-6)
+
+
+def drawn(monkeypatch, tmp_path, *models):
+    """Judges models by name on small drawings: the mean colour of a photo, or of its middle."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sides = {}
+
+    def load(spec):
+        name = Path(spec.get("workdir", spec.get("published", ""))).name
+        part = np.s_[:, 8:-8, 8:-8] if name == "middle" else np.s_[:]
+
+        def embed(images):
+            sides[name] = images.shape[1:3]
+            return images[part].astype(np.float32).mean((1, 2))
+
+        preprocess = Preprocess(size=32, channels=3, fit="pad", mean=(0.0,), std=(1.0,))
+        return Embedder(jax.jit(embed), preprocess, name)
+
+    monkeypatch.setattr("fsl_jax.search.models.load_model", load)
+    source = ["--source", "catalogue", "--option", "labels=50", "--option", "photos=6", "--option", "seed=0"]
+    sizes = ["--way", 5, "--shot", 1, "--queries", 2, "--episodes", 60, "--classifier", "1-nn", "--json"]
+    return run(*source, *sizes, *models), sides
+
+
+def test_several_runs_are_judged_as_one_ensemble(monkeypatch, tmp_path):
+    both = ["--option", "size=32", "--workdir", tmp_path / "whole", "--workdir", tmp_path / "middle"]
+    result, sides = drawn(monkeypatch, tmp_path, *both)
+    assert result.exit_code == 0, result.output
+    assert set(sides) == {"whole", "middle"}
+    alone = [drawn(monkeypatch, tmp_path, *both[:2], *both[i : i + 2])[0] for i in (2, 4)]
+    figures = [json.loads(each.stdout)["accuracy"] for each in (result, *alone)]
+    assert len(set(figures)) == 3
+    assert all(0.2 < figure <= 1 for figure in figures)
+
+
+def test_a_published_network_is_given_the_size_that_was_asked_for(monkeypatch, tmp_path):
+    result, sides = drawn(monkeypatch, tmp_path, "--option", "size=48", "--size", 48, "--model", "whole")
+    assert result.exit_code == 0, result.output
+    assert sides == {"whole": (48, 48)}
+    result, _ = drawn(monkeypatch, tmp_path, "--option", "size=32", "--workdir", tmp_path, "--size", 48)
+    assert result.exit_code == 1
+    assert "--size is of --model" in result.output
 
 
 def test_the_command_prints_a_table(file):

@@ -1,0 +1,234 @@
+"""Reproductions: every row's head is sound, its command takes two steps, and the shortest is run whole."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REAL_DATA, REPOSITORY
+
+from benchmarks.reproduce import records, rows, table
+from benchmarks.reproduce.charts import intervals_chart
+from fsl_jax.config import config_module
+from fsl_jax.sweep_table import Interval
+
+ROWS = rows.all_rows()
+DATA = {"OMNIGLOT": "omniglot", "LUMA": "luma", "FASHION": "fashion_small"}
+SHORTEST = "lake_one_shot/hausdorff"
+
+
+def reproduce(*arguments, runs, environment):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.reproduce", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**environment, "RUNS": str(runs)},
+        text=True,
+        capture_output=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Names the real data; programs of one row are kept for the others."""
+    there = {name: str(REAL_DATA / folder) for name, folder in DATA.items() if (REAL_DATA / folder).is_dir()}
+    kept = tmp_path_factory.getbasetemp().parent / "programs"
+    return {**os.environ, **there, "FSL_JAX_COMPILATION_CACHE": str(kept), "JAX_PLATFORMS": "cpu"}
+
+
+def script(tmp_path, head, body="for seed in ${SEEDS:-0 1}; do :; done"):
+    file = tmp_path / "made.sh"
+    file.write_text(f"#!/usr/bin/env bash\n{head}\n{body}\n")
+    return file
+
+
+HEAD = """\
+# title = "Made"
+# protocol = "On nothing"
+# source = "Nobody 2026"
+# needs = ["MADE"]
+# time = "a moment"
+# [rows.one]
+# figures."accuracy" = { name = "5-way", published = "98.0", expected = [97, 99] }
+# [rows.two]
+# needs = []
+# figures."sub/figures.json:mAP" = { name = "mAP", percent = false }"""
+
+
+def test_a_script_says_what_its_rows_are(tmp_path):
+    one, two = rows.read_script(script(tmp_path, HEAD))
+    assert (one.name, one.needs, one.seeds, one.title) == ("made/one", ("MADE",), (0, 1), "Made")
+    assert (two.name, two.needs) == ("made/two", ())
+    assert one.figures == (rows.Figure("accuracy", "5-way", "98.0", "", (97, 99)),)
+    assert one.figures[0].place == ("result.json", "accuracy")
+    assert two.figures[0].place == ("sub/figures.json", "mAP")
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "message"),
+    [
+        ("# title = ", "for seed in ${SEEDS:-0}; do :; done", "no TOML"),
+        (HEAD, "true", r"has no \$\{SEEDS:-0 1 2\}"),
+    ],
+)
+def test_a_head_that_is_wrong_is_named(tmp_path, head, body, message):
+    with pytest.raises(ValueError, match=message):
+        rows.read_script(script(tmp_path, head, body))
+
+
+def test_rows_are_found_by_name_and_by_script():
+    (row,) = rows.find_rows(["maml_omniglot/maml_5way_1shot"])
+    assert row.name == "maml_omniglot/maml_5way_1shot"
+    assert len(rows.find_rows(["maml_omniglot"])) == 12
+    with pytest.raises(ValueError, match=r"no row 'maml_omniglot/maml_5way'"):
+        rows.find_rows(["maml_omniglot/maml_5way"])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_states_its_protocol_and_what_is_expected_of_it(row):
+    assert row.protocol
+    assert row.source
+    assert row.time
+    assert row.seeds
+    assert row.figures
+    for figure in row.figures:
+        assert figure.name
+        assert len(figure.expected) in (0, 2)
+        if figure.published and figure.expected:
+            low, high = figure.expected
+            value = float(re.match(r"[\d.]+", figure.published)[0])
+            goal_is_stricter = row.script.stem == "lake_one_shot"
+            assert low <= value <= high or (goal_is_stricter and value > high)
+
+
+@pytest.mark.parametrize("file", sorted({row.script for row in ROWS}), ids=lambda file: file.stem)
+def test_scripts_are_sound_shell(file):
+    assert subprocess.run(["bash", "-n", str(file)]).returncode == 0
+    without = subprocess.run(["bash", str(file)], capture_output=True, text=True)
+    assert without.returncode != 0
+    assert "row" in without.stderr or "unbound" not in without.stderr
+
+
+def test_the_presets_that_scripts_name_exist():
+    """What is written out; presets put together from a row's name are run by the test of two steps."""
+    for file in {row.script for row in ROWS}:
+        for config, preset in re.findall(r"configs/(\w+)\.py(?::([\w,=]+))?(?=[\s\"])", file.read_text()):
+            config_module(REPOSITORY / "configs" / f"{config}.py").get_config(preset)
+
+
+def made_row(tmp_path, variant="one"):
+    return next(row for row in rows.read_script(script(tmp_path, HEAD)) if row.variant == variant)
+
+
+def keep_result(tmp_path, row, seed, **figures):
+    folder = row.folder(tmp_path / "runs", seed)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(figures))
+    return folder
+
+
+def test_figures_of_all_seeds_are_gathered_with_intervals_and_curves(tmp_path):
+    row = made_row(tmp_path)
+    folder = keep_result(tmp_path, row, 0, accuracy=0.98, accuracy_ci95=0.004, seconds=60)
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 10, "eval/accuracy": 0.9}\n{"step": 15, "train/loss": 1}\n{"step": 20, "eval/accuracy": 0.95}\n'
+    )
+    keep_result(tmp_path, row, 1, accuracy=0.96, accuracy_ci95=0.005, seconds=120)
+    found = records.gather(row, tmp_path / "runs", seeds=(0, 1))
+    assert found["figures"] == {"accuracy": [0.98, 0.96]}
+    assert found["within"] == {"accuracy": [0.004, 0.005]}
+    assert found["curves"] == {"eval/accuracy": [[10, 0.9], [20, 0.95]]}
+    assert found["seconds"] == [60, 120]
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.01.
+    interval = table.interval_of(found, row.figures[0])
+    np.testing.assert_allclose((interval.mean, interval.ci95), (0.97, 0.12706), rtol=1e-4)
+    alone = table.interval_of(records.gather(row, tmp_path / "runs", seeds=(0,)), row.figures[0])
+    assert (alone.mean, alone.ci95) == (0.98, 0.004)
+
+
+def test_a_run_that_has_not_ended_or_lacks_the_figure_is_no_result(tmp_path):
+    row = made_row(tmp_path)
+    with pytest.raises(ValueError, match="the run has not ended"):
+        records.gather(row, tmp_path / "runs", seeds=(0,))
+    keep_result(tmp_path, row, 0, mAP=0.5)
+    with pytest.raises(ValueError, match="has no figure 'accuracy'"):
+        records.gather(row, tmp_path / "runs", seeds=(0,))
+
+
+def test_a_row_without_its_data_says_what_to_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("MADE", raising=False)
+    with pytest.raises(ValueError, match="set MADE=FOLDER in the environment"):
+        records.run(made_row(tmp_path), tmp_path / "runs", [], seeds=(0,))
+
+
+def test_a_script_that_fails_is_told(tmp_path):
+    two = next(
+        row for row in rows.read_script(script(tmp_path, HEAD, "exit ${SEEDS:-3 4}")) if row.variant == "two"
+    )
+    with pytest.raises(ValueError, match="made/two ended with status 7"):
+        records.run(two, tmp_path / "runs", [], seeds=(7,))
+
+
+def test_the_table_has_what_was_run_and_says_what_was_not(tmp_path, monkeypatch):
+    row, other = rows.read_script(script(tmp_path, HEAD))
+    keep_result(tmp_path, row, 0, accuracy=0.95, accuracy_ci95=0.004, seconds=600)
+    found = {**records.gather(row, tmp_path / "runs", seeds=(0,)), "flags": ["--config.train.steps=9"]}
+    monkeypatch.setattr(table, "read_record", lambda each: found if each == row else None)
+    text = table.tables([row, other])
+    ran, never = [line for line in text.splitlines() if line.startswith("| `")]
+    assert "| `one` | 5-way | 98.0 | **95.0 ± 0.4 %**, **below** | 97 to 99 | 0 | 10, " in ran
+    assert "`--config.train.steps=9`" in ran
+    assert "| `two` | mAP |  | not run |" in never
+    assert "MADE=FOLDER python -m benchmarks.reproduce --run made" in text
+
+
+def test_the_recorded_tables_are_those_of_the_records():
+    """Whoever keeps a figure writes the tables anew."""
+    text = table.RESULTS.read_text()
+    inside = text[text.index(table.BEGIN) + len(table.BEGIN) : text.index(table.END)]
+    assert inside.strip() == table.tables(ROWS).strip()
+
+
+def test_intervals_are_drawn_best_first():
+    chart = intervals_chart(
+        {"worse": Interval(0.5, 0.1, 3), "better": Interval(0.9, float("nan"), 1)}, "mAP", percent=False
+    )
+    assert chart.index("better") < chart.index("worse")
+    assert "0.500 ± 0.100" in chart
+    assert ">0.900<" in chart
+    (line,) = re.findall(r'class="interval" x1="([\d.]+)" x2="([\d.]+)" y1="70"', chart)
+    left, right = map(float, line)
+    # 0.4 to 0.6 on an axis that goes from there to 0.9, with a margin of a twentieth each side.
+    np.testing.assert_allclose((right - left) / (720 - 230 - 90), 0.2 / (0.5 * 1.1), atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_takes_two_steps(row, tmp_path, environment):
+    missing = [name for name in row.needs if name not in environment]
+    if missing:
+        pytest.skip(f"no data for {', '.join(missing)}")
+    done = reproduce("--run", row.name, "--short", runs=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    assert f"{row.name}: two steps are well" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_shortest_row_gives_what_is_expected(tmp_path, environment, real_data):
+    real_data("omniglot")
+    (row,) = rows.find_rows([SHORTEST])
+    done = reproduce(
+        "--run", row.name, "--records", tmp_path / "kept", runs=tmp_path, environment=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(row.record(tmp_path / "kept").read_text())
+    (figure,) = row.figures
+    low, high = figure.expected
+    assert low <= 100 * found["figures"][figure.key][0] <= high
+    again = reproduce(
+        "--run", row.name, "--records", tmp_path / "2", runs=tmp_path / "2", environment=environment
+    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads(row.record(tmp_path / "2").read_text())["figures"] == found["figures"]
