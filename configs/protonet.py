@@ -142,11 +142,11 @@ def _lake(config: ConfigDict, alphabets: tuple[str, ...]) -> None:
     read_omniglot(config, "lake")
     config.data.omniglot.update({"alphabets": alphabets, "val_characters": 0})
     config.augment.update({"flip": False, "shift": 2, "rotate": 10.0, "scale": 0.2, "shear": 0.2})
-    config.episode.update({"tasks": 3, "way": 20, "shot": 1, "queries": 5, "group_by": "alphabet"})
+    config.episode.update({"tasks": 2, "way": 20, "shot": 1, "queries": 5, "group_by": "alphabet_and_turn"})
     # All background characters are trained on, so that none is left to choose a checkpoint by.
-    config.eval.update({"way": 20, "shot": 1, "queries": 1, "group_by": "alphabet", "every": 0})
+    config.eval.update({"way": 20, "shot": 1, "queries": 1, "group_by": "alphabet_and_turn", "every": 0})
     config.optimizer.update({"schedule": "cosine"})
-    config.train.update({"steps": 5000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
+    config.train.update({"steps": 4000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
 
 
 def _mini_imagenet(config: ConfigDict, training_way: int, shot: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from fsl_jax.data.sources import omniglot
+from fsl_jax.lookup import closest
 
 ALPHABETS = (
     "Atlantean",
@@ -125,7 +126,8 @@ def draw_runs(
       Runs, by alphabet: 20 characters, each drawn by two drawers, who are the same two in all of a run.
 
     Raises:
-      ValueError: Omniglot is not there, or `repeats` is below 1.
+      ValueError: Omniglot is not there, an alphabet is none of its evaluation alphabets with 20 characters, or
+        `repeats` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; expected at least 1 run an alphabet")
@@ -135,6 +137,12 @@ def draw_runs(
     assert table.images is not None
     drawings = table.images.reshape(len(table.label.names), omniglot.DRAWINGS, *table.images.shape[1:])
     alphabet = np.array([name.split("/")[0] for name in table.label.names])
+    enough = [name for name in sorted(set(alphabet)) if (alphabet == name).sum() >= WAY]
+    for name in alphabets:
+        if name not in enough:
+            raise ValueError(
+                f"no evaluation alphabet {name!r} with {WAY} characters; {closest(name, enough)}"
+            )
     rng = np.random.default_rng(seed)
     support, query, names = [], [], []
     for name in alphabets:
@@ -172,6 +180,16 @@ def read_runs(
             f"no run with a {ANSWERS} in {folder}: give the all_runs.zip of "
             "https://github.com/brendenlake/omniglot (python/one-shot-classification), or its folder"
         )
+    if ANSWERS in answers:
+        raise ValueError(f"{folder} is one run: give the folder above, with all of them")
+    answered = {PurePosixPath(name).parent for name in answers}
+    drawn = {
+        PurePosixPath(name).parents[1] for name in files if PurePosixPath(name).parent.name == "training"
+    }
+    if unanswered := sorted(map(str, drawn - answered)):
+        raise ValueError(
+            f"{unanswered[0]} in {folder} has drawings but no {ANSWERS}: unpack all_runs.zip anew"
+        )
     runs = [_run(files, name, side, inverted, resample) for name in answers]
     shapes = {(len(support), len(query)) for support, query, _ in runs}
     if len(shapes) > 1:
@@ -186,7 +204,7 @@ def _files(folder: Path) -> dict[str, Callable[[], bytes]]:
         return {
             file.relative_to(folder).as_posix(): file.read_bytes
             for file in folder.rglob("*")
-            if file.is_file() and file.suffix in (".png", ".txt")
+            if file.suffix in (".png", ".txt") and file.is_file() and not file.name.startswith(".")
         }
     if not zipfile.is_zipfile(folder):
         raise ValueError(f"{folder} is neither a folder nor a zip file: give all_runs.zip or its folder")
@@ -200,7 +218,8 @@ def _files(folder: Path) -> dict[str, Callable[[], bytes]]:
 
     with zipfile.ZipFile(folder) as archive:
         # A copy of the resource forks of macOS lies beside the files of some archives.
-        return {name: reading(name) for name in archive.namelist() if not name.startswith("__MACOSX")}
+        names = [name for name in archive.namelist() if not PurePosixPath(name).name.startswith(".")]
+        return {name: reading(name) for name in names if not name.startswith("__MACOSX")}
 
 
 def _run(
@@ -217,6 +236,8 @@ def _run(
         for line in files[answers]().decode().splitlines()
         if line.strip()
     ]
+    if not pairs:
+        raise ValueError(f"{answers} is empty; expected a line for each test drawing")
     place = PurePosixPath(answers).parent / "training"
     training = sorted(name for name in files if PurePosixPath(name).parent == place and name.endswith(".png"))
     for pair in pairs:
@@ -226,7 +247,10 @@ def _run(
             )
 
     def drawn(name: str) -> np.ndarray:
-        pixels = omniglot.read_drawing(files[name](), side, resample)[..., None]
+        try:
+            pixels = omniglot.read_drawing(files[name](), side, resample)[..., None]
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read as a picture: {error}") from error
         return 255 - pixels if inverted else pixels
 
     support, query = (

@@ -81,7 +81,7 @@ def table_for(config):
         levels={
             "category": Coded.of([str(code % 2) for code in table.label.codes]),
             "subcategory": Coded.of([str(code % 4) for code in table.label.codes]),
-            "alphabet": Coded.of(["Greek" for _ in table.label.codes]),
+            "alphabet_and_turn": Coded.of(["Greek/rot000" for _ in table.label.codes]),
         },
         attributes=Attributes.of([f"colour={code % 3}|size={code % 2}" for code in table.label.codes]),
         numbers={"text": text} if data.text.vectors else {},

@@ -24,7 +24,7 @@ SHUFFLED = {"finn": (1100, 100, 423), "maml_plus": (1150, 50, 423)}
 ROTATIONS = (0, 90, 180, 270)
 MINIMAL = {
     "small1": ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"),
-    "small2": ("Greek", "Katakana", "Latin", "Sanskrit", "Tagalog"),
+    "small2": ("Greek", "Japanese_(katakana)", "Latin", "Sanskrit", "Tagalog"),
 }
 """Lake's minimal sets of background alphabets, 136 and 156 characters."""
 DOWNLOADS = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
@@ -39,7 +39,7 @@ def load(
     *,
     split_rule: SplitRule = "lake",
     val_characters: int = 96,
-    alphabets: Sequence[str] = (),
+    alphabets: str | Sequence[str] = (),
     split_seed: int = 0,
     rotations: bool | None = None,
     lists: str | Path | None = None,
@@ -72,7 +72,8 @@ def load(
         filter is named.
 
     Returns:
-      A table with `images` [n, side, side, 1] and the level "alphabet".
+      A table with `images` [n, side, side, 1] and the levels "alphabet" and "alphabet_and_turn", such as
+      "Korean/rot090": tasks of one alphabet and one turn have no character beside its own copy.
 
     Raises:
       ValueError: Files are missing or are not the published set, or an option is not allowed.
@@ -83,6 +84,7 @@ def load(
       https://arxiv.org/abs/1703.05175; Antoniou et al. 2019, https://arxiv.org/abs/1810.09502.
     """
     _check_options(split_rule, val_characters, side, resample)
+    alphabets = (alphabets,) if isinstance(alphabets, str) and alphabets else tuple(alphabets)
     if alphabets and split_rule != "lake":
         raise ValueError(
             f"alphabets are of split_rule 'lake', which deals by alphabet, not of {split_rule!r}"
@@ -240,13 +242,17 @@ def _listed(lists: Path, rotations: bool | None) -> dict[str, str]:
 def _table(drawings: Mapping[str, Drawings], dealt: Mapping[str, str], inverted: bool) -> Table:
     labels = sorted(dealt)
     images = np.concatenate([_turned(drawings, label) for label in labels])
-    alphabet = Coded.of([label.split("/")[0] for label in labels])
+    names = {
+        "alphabet": [label.split("/")[0] for label in labels],
+        "alphabet_and_turn": ["/".join(label.split("/")[::2]) for label in labels],
+    }
+    levels = {level: Coded.of(of_label) for level, of_label in names.items()}
     return Table(
         source="omniglot",
         label=Coded(np.repeat(np.arange(len(labels), dtype=np.int32), DRAWINGS), tuple(labels)),
         split=np.repeat(np.array([dealt[label] for label in labels]), DRAWINGS),
         images=255 - images if inverted else images,
-        levels={"alphabet": Coded(np.repeat(alphabet.codes, DRAWINGS), alphabet.names)},
+        levels={name: Coded(np.repeat(level.codes, DRAWINGS), level.names) for name, level in levels.items()},
     )
 
 

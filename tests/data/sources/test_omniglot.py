@@ -200,3 +200,54 @@ def test_the_real_set_has_the_published_counts(real_data, monkeypatch):
     assert by_split == {"train": 4112, "val": 688, "test": 1692}
     assert (table.label.counts() == 20).all()
     assert len(table.levels["alphabet"].names) == 50
+
+
+def alphabets_of(root, split, **options):
+    return {label.split("/")[0] for label in labels_of(root, split, **options)}
+
+
+def test_training_and_validation_can_be_of_some_background_alphabets(archives):
+    one = {"alphabets": ("background_alphabet1",), "val_characters": 1}
+    train, val = labels_of(archives, "train", **one), labels_of(archives, "val", **one)
+    assert (len(train), len(val)) == (2, 1)
+    assert train | val == {f"background_alphabet1/character{number:02d}" for number in (1, 2, 3)}
+    assert labels_of(archives, "test", **one) == labels_of(archives, "test")
+    assert len(labels_of(archives, "train", rotations=True, **one)) == 8
+
+
+def test_no_alphabets_are_all_of_the_background(archives):
+    both = ("background_alphabet0", "background_alphabet1")
+    for split in ("train", "val", "test"):
+        assert labels_of(archives, split, alphabets=both) == labels_of(archives, split)
+        assert labels_of(archives, split, alphabets=()) == labels_of(archives, split)
+    assert alphabets_of(archives, "train+val") == set(both)
+
+
+def test_validation_must_leave_characters_of_the_alphabets_for_training(archives):
+    one = {"alphabets": ("background_alphabet0",)}
+    assert len(labels_of(archives, "train", val_characters=2, **one)) == 1
+    with pytest.raises(ValueError, match=r"have 3 characters, of which val_characters=3 .* lower it"):
+        load(archives, val_characters=3, **one)
+
+
+@pytest.mark.parametrize("alphabet", ["background_alphabt1", "evaluation_alphabet0"])
+def test_an_alphabet_that_is_not_of_the_background_is_named(archives, alphabet):
+    known = "background_alphabet0, background_alphabet1"
+    with pytest.raises(ValueError, match=f"no alphabet '{alphabet}' in images_background; .*{known}"):
+        load(archives, alphabets=("background_alphabet0", alphabet))
+
+
+@pytest.mark.parametrize("rule", ["finn", "maml_plus", "vinyals"])
+def test_only_lakes_rule_deals_by_alphabet(archives, lists, rule):
+    with pytest.raises(ValueError, match=f"of split_rule 'lake', .* not of '{rule}'"):
+        load(archives, split_rule=rule, lists=lists, alphabets=("background_alphabet0",))
+
+
+@pytest.mark.parametrize(("name", "characters"), [("small1", 136), ("small2", 156)])
+def test_the_real_background_has_the_five_alphabets_of_a_minimal_set(real_data, name, characters):
+    with zipfile.ZipFile(real_data("omniglot") / "images_background.zip") as archive:
+        files = [entry.split("/") for entry in archive.namelist() if entry.endswith(".png")]
+    there = {tuple(parts[1:3]) for parts in files if parts[0] == "images_background"}
+    assert len(omniglot.MINIMAL[name]) == 5
+    assert set(omniglot.MINIMAL[name]) <= {alphabet for alphabet, _ in there}
+    assert sum(alphabet in omniglot.MINIMAL[name] for alphabet, _ in there) == characters
