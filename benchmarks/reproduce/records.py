@@ -19,7 +19,12 @@ def short(row: Row) -> list[str]:
     """Returns the flags of a run of two steps, which proves that a row's command works."""
     fields = {"steps": 2, "steps_per_call": 1, "log_every": 1, "save_every": 2}
     flags = [f"--config.train.{name}={value}" for name, value in fields.items()]
-    flags += ["--config.eval.every=0", "--config.eval.episodes_during=0", "--config.eval.grid.ways=()"]
+    flags += [
+        "--config.data.catalogue.labels=200",
+        "--config.eval.every=0",
+        "--config.eval.episodes_during=0",
+        "--config.eval.grid.ways=()",
+    ]
     if all(figure.place[1] in ("accuracy", "error") for figure in row.figures):
         flags += ["--config.eval.episodes=8", "--config.eval.retrieval=False"]
     return flags
