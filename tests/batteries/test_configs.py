@@ -75,13 +75,14 @@ def table_for(config):
     photos = max(episode.shot + episode.queries, 4)
     table = table_of_counts([photos] * LABELS, side=min(data.size, 84), channels=data.channels)
     text = np.random.default_rng(0).standard_normal((len(table), 8)).astype(np.float32)
+    of_tasks = {config.episode.group_by: Coded.of(["one" for _ in table.label.codes])}
     return dataclasses.replace(
         table,
         role=np.where(np.arange(len(table)) % photos < 2, "gallery", "query"),
         levels={
             "category": Coded.of([str(code % 2) for code in table.label.codes]),
             "subcategory": Coded.of([str(code % 4) for code in table.label.codes]),
-            "alphabet_and_turn": Coded.of(["Greek/rot000" for _ in table.label.codes]),
+            **(of_tasks if config.episode.group_by else {}),
         },
         attributes=Attributes.of([f"colour={code % 3}|size={code % 2}" for code in table.label.codes]),
         numbers={"text": text} if data.text.vectors else {},
