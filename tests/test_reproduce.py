@@ -218,7 +218,7 @@ def test_the_table_has_what_was_run_and_says_what_was_not(tmp_path, monkeypatch)
     monkeypatch.setattr(table, "read_record", lambda each: found if each == row else None)
     text = table.tables([row, other])
     ran, never = [line for line in text.splitlines() if line.startswith("| `")]
-    assert "| `one` | 5-way | 98.0 | **95.0 ± 0.4 %**, **below** | 97 to 99 | 0 | 10, " in ran
+    assert "| `one` | 5-way | 98.0 | **95.00 ± 0.40 %**, **below** | 97 to 99 | 0 | 10, " in ran
     assert "`--config.train.steps=9`" in ran
     assert "| `two` | mAP |  | not run |" in never
     assert "MADE=FOLDER python -m benchmarks.reproduce --run made" in text

@@ -115,8 +115,8 @@ def interval_of(record: dict[str, Any], figure: Figure) -> Interval:
 
 
 def shown(interval: Interval, figure: Figure) -> str:
-    """Writes a figure with its interval, such as "98.7 ± 0.2 %"."""
-    scale, digits, unit = (100, 1, " %") if figure.percent else (1, 3, "")
+    """Writes a figure with its interval, such as "98.70 ± 0.23 %"."""
+    scale, digits, unit = (100, 2, " %") if figure.percent else (1, 3, "")
     half = "" if np.isnan(interval.ci95) else f" ± {scale * interval.ci95:.{digits}f}"
     return f"{scale * interval.mean:.{digits}f}{half}{unit}"
 
