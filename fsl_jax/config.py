@@ -235,6 +235,7 @@ def _data() -> ConfigDict:
                 "rotations": False,
                 "lists": placeholder(str),
                 "inverted": True,
+                "centred": False,
                 "resample": "antialias",
             },
             "fashion_mnist": {"split_rule": "labels", "fractions": (0.4, 0.3, 0.3), "split_seed": 0},

@@ -38,6 +38,12 @@ def one_shot(
             "--validation", help="Draw from the ten evaluation alphabets that Lake's runs leave out."
         ),
     ] = False,
+    views: Annotated[
+        int,
+        typer.Option(
+            "--views", min=0, help="Further views of each drawing, changed as in training, that vote too."
+        ),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON record.")] = False,
 ) -> None:
     """Judges within-alphabet 20-way one-shot classification in the way of Lake: the error over runs, with its interval.
@@ -56,13 +62,16 @@ def one_shot(
     if runs is not None and (validation or repeats is not None or seed is not None):
         raise ValueError("--validation, --repeats and --seed go with --root: official runs are as they are")
     repeats, seed = repeats or 2, seed or 0
+    if views and workdir is None:
+        raise ValueError("--views are changed as in training: give the --workdir of a run")
     drawn: dict[str, Any] = {"side": 105}
     classify: Classify = judging.modified_hausdorff
     method = BASELINE
     if workdir is not None:
-        config, classify = _learnt(workdir)
+        config, classify = _learnt(workdir, views)
         options = config.data.omniglot
-        drawn = {"side": config.data.size, "inverted": options.inverted, "resample": options.resample}
+        drawn = {name: options[name] for name in ("inverted", "centred", "resample")}
+        drawn["side"] = config.data.size
         method = config.algorithm.name
     if runs is not None:
         trials = judging.read_runs(runs, **drawn)
@@ -75,6 +84,7 @@ def one_shot(
     record = {
         "method": method,
         "runs": len(trials),
+        "views": views,
         "rule": rule,
         "error": error.mean,
         **({"error_ci95": error.ci95} if len(trials) > 1 else {}),
@@ -89,14 +99,18 @@ def one_shot(
         _print(record, error)
 
 
-def _learnt(workdir: Path) -> "tuple[ConfigDict, Classify]":
-    """Loads a run as a function from the drawings of several runs to its answers, and its config."""
+def _learnt(workdir: Path, views: int) -> "tuple[ConfigDict, Classify]":
+    """Loads a run as a function from the drawings of several runs to its answers, and its config.
+
+    With views, each drawing is also seen changed as in training, so many times, and probabilities are averaged.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from fsl_jax.data.augment import prepare_episode
+    from fsl_jax.data.augment import Augment, prepare_episode
     from fsl_jax.run import restored
+    from fsl_jax.sampling.keys import named_key
     from fsl_jax.types import Batch, Episode
 
     run, variables = restored(workdir)
@@ -106,6 +120,9 @@ def _learnt(workdir: Path) -> "tuple[ConfigDict, Classify]":
         told = f"warning: split rule {rule!r} may have dealt characters of the evaluation alphabets into training"
         typer.echo(f"{told}: this is no test of new ones", err=True)
 
+    augment = Augment(**run.config.augment)
+    key = named_key(run.config.eval.seed, "views")
+
     @jax.jit
     def answers(support: Any, query: Any) -> Any:
         way = support.shape[1]
@@ -113,8 +130,14 @@ def _learnt(workdir: Path) -> "tuple[ConfigDict, Classify]":
         episode = Episode(
             Batch(support, jnp.broadcast_to(label, support.shape[:2])), Batch(query, none), way=way
         )
-        prepared = prepare_episode(episode, run.preprocess, None, None)
-        return jnp.argmax(run.algorithm.predict(variables, prepared), axis=2)
+
+        def seen(key: Any) -> Any:
+            prepared = prepare_episode(episode, run.preprocess, augment, key)
+            return jax.nn.softmax(run.algorithm.predict(variables, prepared), axis=2)
+
+        keys = jax.random.split(key, views)
+        votes, _ = jax.lax.scan(lambda total, key: (total + seen(key), None), seen(None), keys)
+        return jnp.argmax(votes, axis=2)
 
     def classify(support: Any, query: Any) -> Any:
         if run.algorithm.way not in (None, support.shape[1]):

@@ -109,6 +109,7 @@ def draw_runs(
     seed: int = 0,
     side: int = 28,
     inverted: bool = True,
+    centred: bool = False,
     resample: omniglot.Resample = "antialias",
 ) -> Trials:
     """Draws runs in the way of Lake's, for those who have Omniglot but not the official runs.
@@ -120,6 +121,7 @@ def draw_runs(
       seed: Of the characters and drawers.
       side: Pixels a side.
       inverted: Whether ink is bright on black.
+      centred: Whether ink is moved to the middle.
       resample: See `omniglot.load`.
 
     Returns:
@@ -132,7 +134,14 @@ def draw_runs(
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; expected at least 1 run an alphabet")
     table = omniglot.load(
-        root, "test", split_rule="lake", rotations=False, side=side, inverted=inverted, resample=resample
+        root,
+        "test",
+        split_rule="lake",
+        rotations=False,
+        side=side,
+        inverted=inverted,
+        centred=centred,
+        resample=resample,
     )
     assert table.images is not None
     drawings = table.images.reshape(len(table.label.names), omniglot.DRAWINGS, *table.images.shape[1:])
@@ -157,7 +166,12 @@ def draw_runs(
 
 
 def read_runs(
-    folder: str | Path, *, side: int = 28, inverted: bool = True, resample: omniglot.Resample = "antialias"
+    folder: str | Path,
+    *,
+    side: int = 28,
+    inverted: bool = True,
+    centred: bool = False,
+    resample: omniglot.Resample = "antialias",
 ) -> Trials:
     """Reads the official runs: `all_runs.zip` of Lake's repository, or the folder with run01 to run20 in it.
 
@@ -168,6 +182,7 @@ def read_runs(
       folder: The archive, or a folder.
       side: Pixels a side.
       inverted: Whether ink is bright on black.
+      centred: Whether ink is moved to the middle.
       resample: See `omniglot.load`.
 
     Raises:
@@ -190,7 +205,7 @@ def read_runs(
         raise ValueError(
             f"{unanswered[0]} in {folder} has drawings but no {ANSWERS}: unpack all_runs.zip anew"
         )
-    runs = [_run(files, name, side, inverted, resample) for name in answers]
+    runs = [_run(files, name, side, inverted, centred, resample) for name in answers]
     shapes = {(len(support), len(query)) for support, query, _ in runs}
     if len(shapes) > 1:
         raise ValueError(f"runs in {folder} have unequal numbers of drawings: {sorted(shapes)}")
@@ -227,6 +242,7 @@ def _run(
     answers: str,
     side: int,
     inverted: bool,
+    centred: bool,
     resample: omniglot.Resample,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads support, query and answers of one run."""
@@ -248,7 +264,7 @@ def _run(
 
     def drawn(name: str) -> np.ndarray:
         try:
-            pixels = omniglot.read_drawing(files[name](), side, resample)[..., None]
+            pixels = omniglot.read_drawing(files[name](), side, centred=centred, resample=resample)[..., None]
         except OSError as error:
             raise ValueError(f"{name} cannot be read as a picture: {error}") from error
         return 255 - pixels if inverted else pixels

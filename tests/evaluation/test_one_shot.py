@@ -480,6 +480,7 @@ def test_the_record_of_a_single_run_is_still_json(tmp_path):
         (["--root", "gone"], "no Omniglot in gone"),
         (["--runs", "gone.zip"], "gone.zip is neither a folder nor a zip file"),
         (["--runs", "gone.zip", "--validation"], "--validation, --repeats and --seed go with --root"),
+        (["--root", "gone", "--views", 3], "--views are changed as in training: give the --workdir"),
         (["--runs", "gone.zip", "--seed", 1], "--validation, --repeats and --seed go with --root"),
         (["--root", "gone", "--workdir", "no_run"], "no_run"),
     ],
@@ -534,6 +535,19 @@ def test_the_command_takes_the_nearest_prototype_of_a_trained_run(root, trained)
     del record["by_name"][ALIKE], errors[ALIKE]
     assert record["by_name"] == pytest.approx({name: np.mean(of_runs) for name, of_runs in errors.items()})
     assert 0.05 < np.mean(list(errors.values())) < 0.9
+
+
+def test_views_vote_with_their_probabilities(root, trained, tmp_path):
+    """Views that change nothing change no answer, and those that do are others in another run's config."""
+    alone, with_views = (record_of("--root", root, "--workdir", trained, "--views", n) for n in (0, 3))
+    assert with_views == {**alone, "views": 3}
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["augment"]["shift"] = 9
+    (moved / "config.json").write_text(json.dumps(config))
+    assert record_of("--root", root, "--workdir", moved, "--views", 3)["error"] != alone["error"]
+    assert record_of("--root", root, "--workdir", moved) == alone
 
 
 def test_the_command_judges_a_trained_run_on_official_runs(trained, tmp_path):

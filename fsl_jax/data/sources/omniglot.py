@@ -45,6 +45,7 @@ def load(
     lists: str | Path | None = None,
     side: int = 28,
     inverted: bool = True,
+    centred: bool = False,
     resample: Resample = "antialias",
 ) -> Table:
     """Reads the official archives, zipped or unpacked.
@@ -67,6 +68,7 @@ def load(
         `splits` inside root.
       side: Pixels a side; the files have 105.
       inverted: Whether ink is bright on black, as Finn and Snell have it; otherwise black on white.
+      centred: Whether the middle of the ink is moved to the middle of the drawing, as Lake's baseline does.
       resample: "antialias" is a Lanczos filter on grey levels. "nearest" is what the programs of Finn and
         Snell do in effect: they hand 1-bit pictures to Pillow, which then takes the nearest pixel whatever
         filter is named.
@@ -90,7 +92,7 @@ def load(
             f"alphabets are of split_rule 'lake', which deals by alphabet, not of {split_rule!r}"
         )
     folder = _folder(root)
-    drawings = {part: _read(folder, part, side, resample) for part in CHARACTERS}
+    drawings = {part: _read(folder, part, side, centred, resample) for part in CHARACTERS}
     if split_rule == "vinyals":
         dealt = _listed(Path(lists) if lists is not None else folder / "splits", rotations)
     else:
@@ -136,14 +138,16 @@ def _folder(root: str | Path | None) -> Path:
     raise ValueError(f"no Omniglot in {root}: neither images_background.zip nor images_background/; {ADVICE}")
 
 
-def _read(folder: Path, part: str, side: int, resample: Resample) -> dict[str, Drawings]:
+def _read(folder: Path, part: str, side: int, centred: bool, resample: Resample) -> dict[str, Drawings]:
     """Reads one of the two archives: drawings by character."""
     expected = CHARACTERS[part] * DRAWINGS
     characters: dict[str, list[np.ndarray]] = {}
     files = track(_files(folder, part), description=f"reading {part}", total=expected, unit="drawings")
     for name, data in files:
         *_, alphabet, character, _ = PurePosixPath(name).parts
-        characters.setdefault(f"{alphabet}/{character}", []).append(read_drawing(data, side, resample))
+        characters.setdefault(f"{alphabet}/{character}", []).append(
+            read_drawing(data, side, centred=centred, resample=resample)
+        )
     _check_counts(folder, part, characters)
     return {name: np.stack(drawings)[..., None] for name, drawings in characters.items()}
 
@@ -165,11 +169,25 @@ def _files(folder: Path, part: str) -> Iterator[tuple[str, bytes]]:
                 yield name, archive.read(name)
 
 
-def read_drawing(data: bytes, side: int, resample: Resample) -> UInt8[np.ndarray, "side side"]:
-    """Reads one drawing, black on white as it is published, at so many pixels a side."""
-    with Image.open(io.BytesIO(data)) as image:
+def read_drawing(
+    data: bytes, side: int, *, centred: bool, resample: Resample
+) -> UInt8[np.ndarray, "side side"]:
+    """Reads one drawing, black on white as it is published, at so many pixels a side; see `load`."""
+    with Image.open(io.BytesIO(data)) as file:
+        image = _centred(file.convert("L")) if centred else file.convert("L")
         method = Image.Resampling.LANCZOS if resample == "antialias" else Image.Resampling.NEAREST
-        return np.asarray(image.convert("L").resize((side, side), method))
+        return np.asarray(image.resize((side, side), method))
+
+
+def _centred(image: Image.Image) -> Image.Image:
+    """Moves the mean of the inked pixels to the middle, by whole pixels; what comes in is white."""
+    ink = np.argwhere(np.asarray(image) < 128)
+    if not len(ink):
+        return image
+    down, right = np.rint((np.array(image.size[::-1]) - 1) / 2 - ink.mean(axis=0)).astype(int)
+    moved = Image.new("L", image.size, 255)
+    moved.paste(image, (int(right), int(down)))
+    return moved
 
 
 def _check_counts(folder: Path, part: str, characters: Mapping[str, Sequence[np.ndarray]]) -> None:

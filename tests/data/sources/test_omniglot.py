@@ -99,6 +99,16 @@ def test_nearest_is_what_pillow_does_with_one_bit_whatever_filter_is_named(archi
     np.testing.assert_array_equal(images[0, ..., 0] > 0, np.asarray(ink))
 
 
+def test_centred_drawings_have_the_middle_of_their_ink_in_the_middle(archives):
+    plain, centred = (load(archives, side=105, inverted=False, centred=c).images for c in (False, True))
+    for before, after in zip(plain[..., 0], centred[..., 0], strict=True):
+        ink, moved = np.argwhere(before == 0), np.argwhere(after == 0)
+        # Moved by whole pixels; all of these drawings still fit.
+        np.testing.assert_array_equal(moved - moved[0], ink - ink[0])
+        assert np.abs(moved.mean(axis=0) - 52).max() <= 0.5
+    assert (plain != centred).any()
+
+
 def test_rotations_are_labels_of_their_own_in_the_split_of_their_character(archives):
     table = load(archives, "train", rotations=True)
     plain = load(archives, "train")
