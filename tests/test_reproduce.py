@@ -21,9 +21,12 @@ REAL_DATA = Path(os.environ.get("FSL_JAX_DATA", REPOSITORY.parent / "shared" / "
 ROWS = rows.all_rows()
 DATA = {"OMNIGLOT": "omniglot", "LUMA": "luma", "FASHION": "fashion_small"}
 FASHION_EVERY = 60
-# Each script's rows differ by their preset or their method, which the battery of configs runs for two steps each.
-FIRST = [next(row for row in ROWS if row.script == script) for script in sorted({row.script for row in ROWS})]
 SHORTEST = "lake_one_shot/hausdorff"
+# Each script's rows differ by their preset or their method, which the battery of configs runs for two steps each.
+FIRST = [
+    next(row for row in ROWS if row.script == script and row.name != SHORTEST)
+    for script in sorted({row.script for row in ROWS})
+]
 
 
 def reproduce(*arguments, runs, environment):
@@ -279,8 +282,3 @@ def test_the_shortest_row_gives_what_is_expected(tmp_path, environment, real_dat
     (figure,) = row.figures
     low, high = figure.expected
     assert low <= 100 * found["figures"][figure.key][0] <= high
-    again = reproduce(
-        "--run", row.name, "--records", tmp_path / "2", runs=tmp_path / "2", environment=environment
-    )
-    assert again.returncode == 0, again.stderr
-    assert json.loads(row.record(tmp_path / "2").read_text())["figures"] == found["figures"]

@@ -300,8 +300,8 @@ def modified_hausdorff(
     """
 
     def inked(images: np.ndarray) -> list[Float[np.ndarray, "points 2"]]:
-        points = [np.argwhere(image[..., 0] > 127).astype(np.float64) for image in images]
-        return [p - p.mean(axis=0) if len(p) else np.zeros((1, 2)) for p in points]
+        points = [np.argwhere(image[..., 0] > 127).astype(np.float32) for image in images]
+        return [p - p.mean(axis=0) if len(p) else np.zeros((1, 2), np.float32) for p in points]
 
     answers = []
     for of_support, of_query in zip(support, query, strict=True):
