@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -237,6 +238,27 @@ def test_the_table_has_what_was_run_and_says_what_was_not(tmp_path, monkeypatch)
     assert "`--config.train.steps=9`" in ran
     assert "| `two` | mAP |  | not run |" in never
     assert "MADE=FOLDER python -m benchmarks.reproduce --run made" in text
+
+
+def test_curves_and_methods_are_drawn(tmp_path, monkeypatch):
+    rows_of = rows.read_script(script(tmp_path, HEAD + HEAD.split("# [rows.one]")[1].replace("two", "three")))
+    values = {"one": 0.9, "two": 0.5, "three": 0.7}
+
+    def record(row):
+        figure = row.figures[0].key
+        curves = {"eval/accuracy": [[10, 0.2], [20, values[row.variant]]]} if row.variant != "two" else {}
+        return {"figures": {figure: [values[row.variant]]}, "within": {}, "curves": curves}
+
+    monkeypatch.setattr(table, "read_record", record)
+    drawn = table.charts(rows_of)
+    assert set(drawn) == {"made_accuracy", "made_compared"}
+    for chart in drawn.values():
+        ElementTree.fromstring(chart)
+    assert "three" in drawn["made_accuracy"]
+    assert "two" not in drawn["made_accuracy"]
+    assert drawn["made_compared"].index(">one<") < drawn["made_compared"].index(">three<")
+    monkeypatch.setattr(table, "read_record", lambda row: None)
+    assert table.charts(rows_of) == {}
 
 
 def test_the_recorded_tables_are_those_of_the_records():
