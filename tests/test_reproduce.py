@@ -128,7 +128,7 @@ def test_scripts_are_sound_shell(file):
     assert subprocess.run(["bash", "-n", str(file)]).returncode == 0
     without = subprocess.run(["bash", str(file)], capture_output=True, text=True)
     assert without.returncode != 0
-    assert "row" in without.stderr or "unbound" not in without.stderr
+    assert re.search(r"line \d+: 1: \w+", without.stderr)  # says which rows there are
 
 
 @pytest.fixture(scope="session")
@@ -241,7 +241,11 @@ def test_the_table_has_what_was_run_and_says_what_was_not(tmp_path, monkeypatch)
 
 
 def test_curves_and_methods_are_drawn(tmp_path, monkeypatch):
-    rows_of = rows.read_script(script(tmp_path, HEAD + HEAD.split("# [rows.one]")[1].replace("two", "three")))
+    one = 'figures."mAP" = { name = "mAP", percent = false }'
+    compared = HEAD.split("# [rows")[0] + "\n".join(
+        f"# [rows.{name}]\n# {one}" for name in ("one", "two", "three")
+    )
+    rows_of = rows.read_script(script(tmp_path, compared))
     values = {"one": 0.9, "two": 0.5, "three": 0.7}
 
     def record(row):
@@ -257,6 +261,10 @@ def test_curves_and_methods_are_drawn(tmp_path, monkeypatch):
     assert "three" in drawn["made_accuracy"]
     assert "two" not in drawn["made_accuracy"]
     assert drawn["made_compared"].index(">one<") < drawn["made_compared"].index(">three<")
+    others = rows.read_script(
+        script(tmp_path, compared.replace('"mAP", percent', '"mAP of others", percent', 1))
+    )
+    assert set(table.charts(others)) == {"made_accuracy"}
     monkeypatch.setattr(table, "read_record", lambda row: None)
     assert table.charts(rows_of) == {}
 
@@ -268,7 +276,7 @@ def test_the_recorded_tables_are_those_of_the_records():
     assert inside.strip() == table.tables(ROWS).strip()
 
 
-def test_intervals_are_drawn_best_first():
+def test_intervals_are_drawn_highest_first():
     chart = intervals_chart(
         {"worse": Interval(0.5, 0.1, 3), "better": Interval(0.9, float("nan"), 1)}, "mAP", percent=False
     )

@@ -17,7 +17,7 @@ STYLE = (
 
 
 def intervals_chart(values: Mapping[str, Interval], title: str, *, percent: bool) -> str:
-    """Draws means as dots and their 95 % intervals as lines, best first.
+    """Draws means as dots and their 95 % intervals as lines, highest first.
 
     Args:
       values: By name; a mean without an interval (NaN) is a dot alone.

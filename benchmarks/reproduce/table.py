@@ -130,7 +130,7 @@ def _beside(interval: Interval, figure: Figure) -> str:
 
 
 def charts(rows: list[Row]) -> dict[str, str]:
-    """Draws accuracy and mAP against steps, and each script's rows beside each other, where there are several."""
+    """Draws accuracy and mAP against steps, and a script's rows beside each other, where all have one figure."""
     drawn = {}
     for script, of_script in itertools.groupby(rows, key=lambda row: row.script):
         records = {row: record for row in of_script if (record := read_record(row)) is not None}
@@ -144,8 +144,9 @@ def charts(rows: list[Row]) -> dict[str, str]:
             if lines:
                 title = f"{next(iter(records)).title}: {what} on validation labels"
                 drawn[f"{name}_{what}"] = as_file(Curve(title, lines, "steps", what))
-        if len(records) > 2:
-            figure = next(iter(records)).figures[0]
+        figure = next((row.figures[0] for row in records), None)
+        # Rows of other ways, or on other data, are not to be compared.
+        if figure is not None and len(records) > 2 and len({row.figures[0].name for row in records}) == 1:
             values = {row.variant: interval_of(record, row.figures[0]) for row, record in records.items()}
             drawn[f"{name}_compared"] = intervals_chart(values, figure.name, percent=figure.percent)
     return drawn

@@ -213,32 +213,24 @@ def read_runs(
     return Trials(support, query, answer, tuple(PurePosixPath(name).parent.name for name in answers))
 
 
-def _files(folder: Path) -> dict[str, Callable[[], bytes]]:
-    """Gives what reads each file, by its path inside."""
+def _files(folder: Path) -> dict[str, bytes]:
+    """Reads drawings and answers, some hundred bytes each, by their paths inside."""
     if folder.is_dir():
         return {
-            file.relative_to(folder).as_posix(): file.read_bytes
+            file.relative_to(folder).as_posix(): file.read_bytes()
             for file in folder.rglob("*")
             if file.suffix in (".png", ".txt") and file.is_file() and not file.name.startswith(".")
         }
     if not zipfile.is_zipfile(folder):
         raise ValueError(f"{folder} is neither a folder nor a zip file: give all_runs.zip or its folder")
-
-    def reading(name: str) -> Callable[[], bytes]:
-        def read() -> bytes:
-            with zipfile.ZipFile(folder) as archive:
-                return archive.read(name)
-
-        return read
-
     with zipfile.ZipFile(folder) as archive:
         # A copy of the resource forks of macOS lies beside the files of some archives.
         names = [name for name in archive.namelist() if not PurePosixPath(name).name.startswith(".")]
-        return {name: reading(name) for name in names if not name.startswith("__MACOSX")}
+        return {name: archive.read(name) for name in names if not name.startswith("__MACOSX")}
 
 
 def _run(
-    files: Mapping[str, Callable[[], bytes]],
+    files: Mapping[str, bytes],
     answers: str,
     side: int,
     inverted: bool,
@@ -249,7 +241,7 @@ def _run(
     above = PurePosixPath(answers).parent.parent
     pairs = [
         tuple(str(above / name) for name in line.split())
-        for line in files[answers]().decode().splitlines()
+        for line in files[answers].decode().splitlines()
         if line.strip()
     ]
     if not pairs:
@@ -264,7 +256,7 @@ def _run(
 
     def drawn(name: str) -> np.ndarray:
         try:
-            pixels = omniglot.read_drawing(files[name](), side, centred=centred, resample=resample)[..., None]
+            pixels = omniglot.read_drawing(files[name], side, centred=centred, resample=resample)[..., None]
         except OSError as error:
             raise ValueError(f"{name} cannot be read as a picture: {error}") from error
         return 255 - pixels if inverted else pixels
