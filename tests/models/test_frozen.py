@@ -177,7 +177,7 @@ def test_a_trained_run_says_of_photos_what_it_says_of_their_features(trained, re
 
 def test_judging_the_workdir_again_gives_the_same_figures(trained):
     before = json.loads((trained[0] / "result.json").read_text())
-    assert run.evaluate(trained[0], None, ["test"]) == 0
+    assert run.evaluate(trained[0], None, ["test"], kept_in=trained[0]) == 0
     after = json.loads((trained[0] / "result.json").read_text())
     assert after["subcategory/count"] > 0
     same = {name: value for name, value in before.items() if name not in ("seconds", "device")}
