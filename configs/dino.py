@@ -49,13 +49,21 @@ def _catalogue() -> ConfigDict:
     config = base_config()
     config.model.name = "vit"
     config.model.options = ConfigDict(
-        {"size": "nano", "patch": 8, "positions": 4, "drop_path": 0.0, "dtype": "float32"}
+        {
+            "size": "nano",
+            "patch": 8,
+            "positions": 4,
+            "drop_path": 0.0,
+            "dtype": "float32",
+            "pooling": "cls_and_mean",
+        }
     )
     config.sampler.name = "uniform"
     config.sampler.options = ConfigDict({"batch": 32, "labelled": False})
-    config.multicrop.update({"size": 32, "local_size": 16, "local": 4, "share": (0.3, 1.0)})
-    config.multicrop.update({"local_share": (0.1, 0.4), "sigma": (0.1, 0.6), "blur": (0.5, 0.1, 0.2)})
-    config.multicrop.solarise = 0.0
+    config.multicrop.update({"size": 32, "local_size": 16, "local": 4, "share": (0.5, 1.0)})
+    config.multicrop.update({"local_share": (0.2, 0.6), "sigma": (0.1, 0.6), "blur": (0.5, 0.1, 0.2)})
+    # Colours tell articles apart, and backgrounds do not.
+    config.multicrop.update({"hue": 0.04, "grey": 0.0, "solarise": 0.0, "rotate": 20.0, "background": 1.0})
     config.algorithm.name = "dino"
     config.algorithm.options = ConfigDict(
         {
@@ -65,28 +73,31 @@ def _catalogue() -> ConfigDict:
             "learned_lengths": False,
             "momentum": 0.99,
             "student_temperature": 0.1,
-            "teacher_temperature": 0.04,
-            "first_temperature": 0.04,
+            "teacher_temperature": 0.02,
+            "first_temperature": 0.02,
             "temperature_warmup": 0,
             "centre_momentum": 0.9,
             "frozen_steps": 50,
+            "spread": 3,
+            "koleo": 1.0,
+            "readout": "patches",
             "distance": "cosine",
         }
     )
     config.optimizer.update(
         {
             "name": "adamw",
-            "learning_rate": 1e-3,
+            "learning_rate": 5e-4,
             "schedule": "cosine",
             "warmup": 100,
             "final": 0.01,
             "weight_decay": 0.04,
-            "weight_decay_final": 0.4,
+            "weight_decay_final": 0.04,
             "clip_each_norm": 3.0,
         }
     )
-    config.train.update({"steps": 4000, "steps_per_call": 10, "log_every": 100, "save_every": 500})
-    config.eval.update({"every": 500, "best": "knn"})
+    config.train.update({"steps": 2400, "steps_per_call": 10, "log_every": 100, "save_every": 400})
+    config.eval.update({"every": 800, "best": "knn"})
     config.eval.held_out.update({"neighbours": 20, "linear": True})
     return config
 
@@ -103,7 +114,14 @@ def _paper(config: ConfigDict) -> None:
         {"source": "image_folder", "size": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     )
     config.model.options.update(
-        {"size": "small", "patch": 16, "positions": 14, "drop_path": 0.1, "dtype": "bfloat16"}
+        {
+            "size": "small",
+            "patch": 16,
+            "positions": 14,
+            "drop_path": 0.1,
+            "dtype": "bfloat16",
+            "pooling": "cls",
+        }
     )
     config.sampler.options.batch = 1024
     config.multicrop.update(
@@ -115,7 +133,11 @@ def _paper(config: ConfigDict) -> None:
             "local_share": (0.05, 0.25),
             "sigma": (0.1, 2.0),
             "blur": (1.0, 0.1, 0.5),
+            "hue": 0.1,
+            "grey": 0.2,
             "solarise": 0.2,
+            "rotate": 0.0,
+            "background": 0.0,
         }
     )
     epoch = 880  # steps
@@ -130,9 +152,14 @@ def _paper(config: ConfigDict) -> None:
             "first_temperature": 0.04,
             "temperature_warmup": 30 * epoch,
             "frozen_steps": epoch,
+            "spread": 0,
+            "koleo": 0.0,
+            "readout": "embedding",
         }
     )
     # 5e-4 for 256 photos.
-    config.optimizer.update({"learning_rate": 2e-3, "warmup": 10 * epoch, "final": 5e-4})
+    config.optimizer.update(
+        {"learning_rate": 2e-3, "warmup": 10 * epoch, "final": 5e-4, "weight_decay_final": 0.4}
+    )
     config.train.update({"steps": 100 * epoch, "steps_per_call": 20, "log_every": 100, "save_every": epoch})
     config.eval.every = 10 * epoch

@@ -94,6 +94,8 @@ def base_config() -> ConfigDict:
             "blur": (1.0, 0.1, 0.5),
             "sigma": (0.1, 2.0),
             "solarise": 0.2,
+            "rotate": 0.0,
+            "background": 0.0,
         }
     )
     # A pretrained model is a name or a file of `models.pretrained.load`; it says itself what network it is. A head

@@ -140,12 +140,17 @@ class BatchAlgorithm:
         given = {name: values["network"] for name, values in found.items() if "network" in values}
         ran: Any = self.network.apply(given, images, statistics="running")
         embedding, intermediates = ran
-        wide = at_least_float32(embedding)
+        wide = at_least_float32(self.read_out(embedding, intermediates))
         looks = attention_of(intermediates)
         return {
             "embedding": l2_normalise(wide) if self.normalised else wide,
             **({} if looks is None else {"attention": looks}),
         }
+
+    def read_out(self, embedding: Float[Array, "n d"], intermediates: Mapping[str, Array]) -> Array:
+        """Returns what a photo is known by where it is judged and used: the network's embedding."""
+        del intermediates
+        return embedding
 
     def embedding_variables(self, variables: Variables) -> Collections:
         """Returns the "params" and collections by which photos are embedded."""

@@ -22,8 +22,9 @@ from fsl_jax.algorithms._batches import MEMORY, BatchAlgorithm, spread_figures
 from fsl_jax.algorithms.base import Frozen, Variables, still
 from fsl_jax.losses import dino, reduce
 from fsl_jax.models.heads import ProjectionHead
+from fsl_jax.models.vit import ViT
 from fsl_jax.ops.norm import at_least_float32
-from fsl_jax.types import LOCAL, Aux, Batch, Collections, Key, Params, Scalar, Step
+from fsl_jax.types import LOCAL, Aux, Batch, Collections, Key, Mean, Params, Scalar, Step
 
 TEACHER, CENTRE = "teacher", "centre"
 """Collections."""
@@ -31,6 +32,7 @@ SAME_FOR_ALL = 0.01
 """Share of log k: below it the entropy of the mean over photos tells that all photos have become one."""
 SAYS_NOTHING = 0.995
 """Share of log k: above it the teacher's answers are as good as uniform."""
+READOUTS = ("embedding", "patches")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,11 @@ class Dino(BatchAlgorithm):
       temperature_warmup: Steps.
       centre_momentum: Of the centre.
       frozen_steps: Steps at the start in which the head's prototypes stay.
+      spread: Where above 0, the teacher's answers are spread over the prototypes in so many iterations, in the place
+        of centring; see `losses.dino.spread_evenly`.
+      koleo: Weight of `losses.dino.koleo` on the student's embeddings of the first view.
+      readout: What photos are known by where they are judged and used: the network's "embedding", or "patches", all
+        patch tokens of a vision transformer side by side, which tell what is where in a photo.
     """
 
     head: ProjectionHead
@@ -60,6 +67,9 @@ class Dino(BatchAlgorithm):
     temperature_warmup: int
     centre_momentum: float
     frozen_steps: int
+    spread: int = 0
+    koleo: float = 0.0
+    readout: str = "embedding"
 
     def objective_params(self, key: Key, dimensions: int) -> Params:
         """Makes the head."""
@@ -133,10 +143,15 @@ class Dino(BatchAlgorithm):
             collections[CENTRE],
             student_temperature=self.student_temperature,
             teacher_temperature=self.temperature(step),
+            spread=self.spread,
         )
         centre = dino.moved_centre(collections[CENTRE], teacher, momentum=self.centre_momentum)
         after = {**collections, CENTRE: centre}
-        return reduce.mean(elements), Aux(after, {**figures, **spread_figures(embedding)})
+        loss = reduce.mean(elements)
+        if self.koleo:
+            apart = reduce.mean(dino.koleo(embedding))
+            loss, figures = loss + self.koleo * apart, {**figures, "koleo": Mean.of(apart)}
+        return loss, Aux(after, {**figures, **spread_figures(embedding)})
 
     def _views(
         self, params: Params, batch: Batch, key: Key | None
@@ -182,6 +197,13 @@ class Dino(BatchAlgorithm):
         """Returns those of the teacher."""
         return {"params": variables.collections[TEACHER]}
 
+    def read_out(self, embedding: Float[Array, "n d"], intermediates: Mapping[str, Array]) -> Array:
+        """Returns the embedding, or the patch tokens [n, patches * d]."""
+        if self.readout == "embedding":
+            return embedding
+        tokens = intermediates["tokens"][:, 1 + self.network.registers :]
+        return tokens.reshape(tokens.shape[0], -1)
+
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """Warns of the two ways in which self-distillation collapses."""
         most = math.log(self.head.outputs)
@@ -200,7 +222,7 @@ class Dino(BatchAlgorithm):
 
     def facts(self) -> dict[str, Any]:
         """Says that the teacher is judged."""
-        return {**super().facts(), "network": "teacher"}
+        return {**super().facts(), "network": "teacher", "readout": self.readout}
 
 
 def make(
@@ -219,6 +241,9 @@ def make(
     temperature_warmup: int,
     centre_momentum: float,
     frozen_steps: int,
+    spread: int = 0,
+    koleo: float = 0.0,
+    readout: str = "embedding",
     distance: str = "cosine",
     normalised: bool = False,
 ) -> Dino:
@@ -239,6 +264,9 @@ def make(
       temperature_warmup: At least 0.
       centre_momentum: 0 to below 1.
       frozen_steps: At least 0.
+      spread: At least 0.
+      koleo: At least 0.
+      readout: "embedding" or "patches".
       distance: By which photos are compared in test.
       normalised: Whether embeddings are brought to length 1 in test.
 
@@ -260,9 +288,21 @@ def make(
     for name, value in {"momentum": momentum, "centre_momentum": centre_momentum}.items():
         if not 0 <= value < 1:
             raise ValueError(f"config.algorithm.options.{name} is {value}; expected 0 to below 1")
-    for name, value in {"temperature_warmup": temperature_warmup, "frozen_steps": frozen_steps}.items():
+    counts = {"temperature_warmup": temperature_warmup, "frozen_steps": frozen_steps, "spread": spread}
+    for name, value in counts.items():
         if value < 0:
             raise ValueError(f"config.algorithm.options.{name} is {value}; expected steps, at least 0")
+    if koleo < 0:
+        raise ValueError(f"config.algorithm.options.koleo is {koleo}; expected a weight, at least 0")
+    if readout not in READOUTS:
+        raise ValueError(
+            f"config.algorithm.options.readout is {readout!r}; expected one of {', '.join(READOUTS)}"
+        )
+    if readout == "patches" and not isinstance(body, ViT):
+        raise ValueError(
+            "config.algorithm.options.readout 'patches' takes a vision transformer without a head: set "
+            "--config.model.name=vit, or --config.algorithm.options.readout=embedding"
+        )
     return Dino(
         network=body,
         norm=body.norm,
@@ -280,4 +320,7 @@ def make(
         temperature_warmup=temperature_warmup,
         centre_momentum=centre_momentum,
         frozen_steps=frozen_steps,
+        spread=spread,
+        koleo=koleo,
+        readout=readout,
     )

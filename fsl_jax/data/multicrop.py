@@ -10,9 +10,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
-from fsl_jax.data.augment import Preprocess, crop, flip, grey, luma_of, tinted
+from fsl_jax.data.augment import Preprocess, affine, crop, flip, grey, luma_of, tinted
 from fsl_jax.types import LOCAL, Batch, Key
 
 GLOBALS = 2
@@ -20,14 +20,20 @@ HALF = 128
 """From this value on a solarised channel is inverted."""
 BLURRED = 3
 """A blur reaches so many sigmas."""
+PLAIN = 24
+"""Pixels that differ by no more than this from the colour of a photo's edge are its ground."""
+MOSTLY = 0.75
+"""Least share of such pixels along the edge of a photo on plain ground."""
+SCENE = (0.05, 0.5)
+"""Smallest and largest share of another photo that is put behind an article."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiCrop:
     """Two large and some small views of each photo.
 
-    A view is cropped, mirrored, changed in colour, made grey, blurred, and, the second large one, solarised, in this
-    order, each with its probability.
+    A view is put before another background, turned, cropped, mirrored, changed in colour, made grey, blurred, and, the
+    second large one, solarised, in this order, each with its probability.
 
     Attributes:
       size: Pixels a side of the two large views.
@@ -45,11 +51,16 @@ class MultiCrop:
       blur: Probabilities of the first large view, of the second, and of small ones.
       sigma: Smallest and largest standard deviation of a blur, in pixels; 0.1 to 2 as published, for 224 pixels.
       solarise: Probability of the second large view.
+      rotate: Views turn by up to so many degrees each way, 0 to 180.
+      background: Probability that a view of a photo on plain ground, such as a shop's, shows a part of another photo
+        of the batch in the place of the ground; see `plain_ground`. Views that share nothing but the article teach
+        what an article is.
 
     Raises:
       ValueError: A value is out of its range.
 
     References:
+      Other backgrounds, there by a net that finds what stands out: Ryali et al. 2021, https://arxiv.org/abs/2103.12719.
       Caron et al. 2020, https://arxiv.org/abs/2006.09882, and 2021, https://arxiv.org/abs/2104.14294; probabilities
       and ranges are theirs. There, brightness and the others change in a random order, hue turns in HSV (here in YIQ,
       where luma stays), and a blur is made of three box filters.
@@ -70,6 +81,8 @@ class MultiCrop:
     blur: tuple[float, float, float]
     sigma: tuple[float, float]
     solarise: float
+    rotate: float = 0.0
+    background: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("size", "local_size"):
@@ -97,6 +110,8 @@ class MultiCrop:
             "hue": 0.5,
             "grey": 1,
             "solarise": 1,
+            "rotate": 180,
+            "background": 1,
         }
         for name, high in most.items():
             if not 0 <= getattr(self, name) <= high:
@@ -121,16 +136,20 @@ class MultiCrop:
         blurs = jnp.asarray([first, second, *[small] * self.local])
         solarised = jnp.asarray([0.0, self.solarise, *[0.0] * self.local])
 
-        def views(key: Key, image: UInt8[Array, "h w c"]) -> tuple[Array, Array]:
+        def views(
+            key: Key, image: UInt8[Array, "h w c"], behind: UInt8[Array, "h w c"]
+        ) -> tuple[Array, Array]:
             keys = jax.random.split(key, GLOBALS + self.local)
+            layers = image, behind, plain_ground(image) if self.background else None
             made = [
-                jax.vmap(view, in_axes=(0, None, 0, 0))(keys[part], image, blurs[part], solarised[part])
+                jax.vmap(view, in_axes=(0, None, 0, 0))(keys[part], layers, blurs[part], solarised[part])
                 for view, part in ((large, slice(GLOBALS)), (little, slice(GLOBALS, None)))
                 if keys[part].size
             ]
             return made[0], made[1] if self.local else jnp.zeros((0, *image.shape), image.dtype)
 
-        return jax.vmap(views)(jax.random.split(key, images.shape[0]), images)
+        behind = jnp.roll(images, 1, axis=0)
+        return jax.vmap(views)(jax.random.split(key, images.shape[0]), images, behind)
 
     def prepared(self, batch: Batch, preprocess: Preprocess, key: Key) -> Batch:
         """Puts normalised views in the place of a batch's photos: the large ones, and the small ones as a column."""
@@ -141,14 +160,20 @@ class MultiCrop:
     def _view(
         self,
         key: Key,
-        image: UInt8[Array, "h w c"],
+        layers: tuple[UInt8[Array, "h w c"], UInt8[Array, "h w c"], Bool[Array, "h w"] | None],
         blurred: Float[Array, ""],
         solarised: Float[Array, ""],
         *,
         size: int,
         share: tuple[float, float],
     ) -> UInt8[Array, "s s c"]:
-        view = crop(key, image.astype(jnp.float32), least=share[0], most=share[1], size=size)
+        image, behind, ground = layers
+        view = image.astype(jnp.float32)
+        if ground is not None:
+            view = self._before_another(jax.random.fold_in(key, 13), view, behind, ground)
+        if self.rotate:
+            view = affine(key, view, rotate=self.rotate)
+        view = crop(key, view, least=share[0], most=share[1], size=size)
         view = flip(key, view) if self.flip else view
         view = self._jittered(jax.random.fold_in(key, 10), view)
         view = grey(key, view, probability=self.grey) if self.grey and view.shape[-1] == 3 else view
@@ -157,6 +182,19 @@ class MultiCrop:
         if self.solarise:
             view = solarise(jax.random.fold_in(key, 12), view, probability=solarised)
         return jnp.round(view).astype(image.dtype)
+
+    def _before_another(
+        self,
+        key: Key,
+        image: Float[Array, "h w c"],
+        behind: UInt8[Array, "h w c"],
+        ground: Bool[Array, "h w"],
+    ) -> Float[Array, "h w c"]:
+        """Shows a part of another photo, changed in colour by itself, in the place of the ground."""
+        scene = crop(key, behind.astype(jnp.float32), least=SCENE[0], most=SCENE[1], size=0)
+        scene = self._jittered(jax.random.fold_in(key, 1), scene)
+        chosen = jax.random.bernoulli(jax.random.fold_in(key, 0), self.background)
+        return jnp.where((chosen & ground)[..., None], scene, image)
 
     def _jittered(self, key: Key, view: Float[Array, "s s c"]) -> Float[Array, "s s c"]:
         if not self.jitter:
@@ -167,6 +205,27 @@ class MultiCrop:
         if view.shape[-1] == 3:
             changed = _bounded(tinted(changed, 1 + drawn[2], drawn[3] * 2 * math.pi))
         return jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), self.jitter), changed, view)
+
+
+def plain_ground(image: UInt8[Array, "h w c"]) -> Bool[Array, "h w"]:
+    """Marks the ground of a photo whose edge is of one colour; of any other photo it marks nothing.
+
+    Ground is what has that colour, the median along the edge, on a straight way to an edge of the photo: white parts
+    of an article on white ground are not, unless they open to the edge.
+    """
+    wide = image.astype(jnp.float32)
+    edge = jnp.concatenate([wide[0], wide[-1], wide[:, 0], wide[:, -1]])
+    colour = jnp.median(edge, axis=0)
+
+    def like(pixels: Float[Array, "*n c"]) -> Bool[Array, "*n"]:
+        return jnp.abs(pixels - colour).max(axis=-1) <= PLAIN
+
+    alike = like(wide).astype(jnp.int32)
+    reached = jnp.zeros(image.shape[:2], jnp.int32)
+    for axis in range(2):
+        reached |= jnp.cumprod(alike, axis=axis)
+        reached |= jnp.flip(jnp.cumprod(jnp.flip(alike, axis), axis=axis), axis)
+    return (reached == 1) & (like(edge).mean() >= MOSTLY)
 
 
 def jitter(

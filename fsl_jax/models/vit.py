@@ -29,6 +29,7 @@ SIZES = {
     "small": Size(384, 12, 6),
     "base": Size(768, 12, 12),
 }
+POOLINGS = ("cls", "cls_and_mean")
 _EPSILON = 1e-6
 _WIDEN = 4
 
@@ -107,7 +108,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer; the embedding is the normalised first ("cls") token.
+    """A vision transformer; the embedding is the normalised first ("cls") token, with or without the patches' mean.
 
     Attributes:
       size: "tiny", "small" or "base" as published; "nano" is for small photos on a CPU: 6 blocks of width 96.
@@ -120,6 +121,7 @@ class ViT(nn.Module):
       dtype: Of the arithmetic; parameters, softmax and layer normalisation stay float32.
       drop_path: Probability that the last block's additions are left out of a photo where the call is given a
         "dropout" key; it grows evenly from 0 in the first block. Huang et al. 2016, https://arxiv.org/abs/1603.09382.
+      pooling: What the embedding is: "cls", or "cls_and_mean", with the mean of the patches' tokens after it.
 
     References:
       Touvron et al. 2021, https://arxiv.org/abs/2012.12877, for "tiny";
@@ -135,6 +137,7 @@ class ViT(nn.Module):
     layer_scale: bool = False
     dtype: Any = jnp.float32
     drop_path: float = 0.0
+    pooling: Literal["cls", "cls_and_mean"] = "cls"
 
     @property
     def norm(self) -> str:
@@ -152,16 +155,19 @@ class ViT(nn.Module):
           statistics: Makes no difference: layer normalisation has none.
 
         Returns:
-          Embedding of 96 (nano), 192 (tiny), 384 (small) or 768 dimensions; and by name the tokens after each block
+          Embedding of 96 (nano), 192 (tiny), 384 (small) or 768 dimensions, twice as many with the mean; and by name
+          the tokens after each block
           ("block1"), its attention [n, heads, t, t] ("attention1"), and all tokens normalised ("tokens"): first,
           registers, patches in row order.
 
         Raises:
-          ValueError: The size is unknown, or a side is no multiple of the patch.
+          ValueError: The size or the pooling is unknown, or a side is no multiple of the patch.
         """
         del statistics
         if self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; expected one of {', '.join(SIZES)}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}")
         tokens = self._tokens(images)
         intermediates: dict[str, Array] = {}
         _, blocks, heads = SIZES[self.size]
@@ -171,7 +177,11 @@ class ViT(nn.Module):
             tokens, attention = block(tokens)
             intermediates |= {f"block{i + 1}": tokens, f"attention{i + 1}": attention}
         normal = nn.LayerNorm(epsilon=_EPSILON, dtype=self.dtype, name="norm")(tokens)
-        return at_least_float32(normal[:, 0]), {**intermediates, "tokens": normal}
+        embedding = at_least_float32(normal[:, 0])
+        if self.pooling == "cls_and_mean":
+            patches = at_least_float32(normal[:, 1 + self.registers :])
+            embedding = jnp.concatenate([embedding, patches.mean(axis=1)], axis=-1)
+        return embedding, {**intermediates, "tokens": normal}
 
     def _tokens(self, images: Array) -> Array:
         """Cuts photos into patches, and puts the tokens without a place before them."""
