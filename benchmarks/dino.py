@@ -4,10 +4,12 @@
     python -m benchmarks.dino --preset fashion_small --root FOLDER
     python -m benchmarks.dino --workdir RUN --workdir RUN ...        beside trained runs, with the interval over them
 
-All on the test split, with the settings of `config.eval.held_out`.
+All on the test split, with the settings of `config.eval.held_out`; networks by both of their readouts, the embedding and the
+patch tokens side by side.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -15,14 +17,17 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from fsl_jax.algorithms.base import Variables
+from fsl_jax.algorithms.dino import READOUTS, Dino
 from fsl_jax.building import build, sample
 from fsl_jax.config import config_file, config_module
+from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.load import load_split
 from fsl_jax.data.table import Table
 from fsl_jax.evaluation import held_out
 from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.mesh import data_mesh
-from fsl_jax.run import embedder_of
+from fsl_jax.run import restored
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sweep_table import mean_interval
 from fsl_jax.workdir import kept_config
@@ -47,23 +52,37 @@ def figures(embeddings: Array, table: Table, config: ConfigDict) -> dict[str, fl
     }
 
 
-def baselines(config: ConfigDict, table: Table, seeds: int) -> dict[str, list[dict[str, float]]]:
-    """Judges raw pixels, and the network as it is drawn."""
-    built, mesh = build(config, labels=2), data_mesh(1)
-
-    def embedded(embed) -> Array:
-        return embed_table(jax.jit(embed), table, built.preprocess, mesh=mesh, block=128)
-
-    pixels = embedded(lambda images: built.preprocess(images).reshape(images.shape[0], -1))
-    found = {"raw pixels": [figures(pixels, table, config)], "untrained": []}
-    shape = (config.data.size, config.data.size, config.data.channels)
-    for seed in range(seeds):
-        variables = built.algorithm.init(named_key(seed, "init"), sample(config, shape))
-        drawn = embedded(
-            lambda images, v=variables: built.algorithm.outputs(v, built.preprocess(images))["embedding"]
-        )
-        found["untrained"].append(figures(drawn, table, config))
+def judged(
+    method: Dino, variables: Variables, preprocess: Preprocess, table: Table, config: ConfigDict
+) -> dict[str, dict[str, float]]:
+    """Judges a network by each of its readouts."""
+    found = {}
+    for readout in READOUTS:
+        of = dataclasses.replace(method, readout=readout)
+        embed = jax.jit(lambda images, of=of: of.outputs(variables, preprocess(images))["embedding"])
+        embeddings = embed_table(embed, table, preprocess, mesh=data_mesh(1), block=128)
+        found[readout] = figures(embeddings, table, config)
     return found
+
+
+def pixels(preprocess: Preprocess, table: Table, config: ConfigDict) -> dict[str, float]:
+    """Judges the photos as they are."""
+    flat = jax.jit(lambda images: preprocess(images).reshape(images.shape[0], -1))
+    return figures(embed_table(flat, table, preprocess, mesh=data_mesh(1), block=128), table, config)
+
+
+def untrained(config: ConfigDict, table: Table, seed: int) -> dict[str, dict[str, float]]:
+    """Judges the network as it is drawn."""
+    built = build(config, labels=2)
+    shape = (config.data.size, config.data.size, config.data.channels)
+    variables = built.algorithm.init(named_key(seed, "init"), sample(config, shape))
+    return judged(built.algorithm, variables, built.preprocess, table, config)
+
+
+def trained(workdir: Path, table: Table, config: ConfigDict) -> dict[str, dict[str, float]]:
+    """Judges a run's best checkpoint."""
+    run, variables = restored(workdir)
+    return judged(run.algorithm, variables, run.preprocess, table, config)
 
 
 def told(values: list[float]) -> str:
@@ -84,13 +103,12 @@ def main() -> None:
     asked = parser.parse_args()
     config = kept_config(Path(asked.workdir[0])) if asked.workdir else config_of(asked.preset, asked.root)
     table = load_split(config.data, config.eval.test_split)
-    found = baselines(config, table, asked.seeds)
-    runs = []
-    for workdir in asked.workdir:
-        embedder = embedder_of(Path(workdir))
-        embeddings = embed_table(embedder.embed, table, embedder.preprocess, mesh=data_mesh(1), block=128)
-        runs.append(figures(embeddings, table, config))
-    found |= {"trained": runs} if runs else {}
+    found = {"raw pixels": [pixels(build(config, labels=2).preprocess, table, config)]}
+    drawn = [untrained(config, table, seed) for seed in range(asked.seeds)]
+    runs = [trained(Path(workdir), table, config) for workdir in asked.workdir]
+    for name, each in (("untrained", drawn), ("trained", runs)):
+        for readout in READOUTS:
+            found |= {f"{name}, {readout}": [of[readout] for of in each]} if each else {}
     codes = held_out.codes_of(table, config.eval.held_out.level)
     chance = np.mean([(codes == code).sum() - 1 for code in codes if code >= 0]) / ((codes >= 0).sum() - 1)
     print(
@@ -98,7 +116,7 @@ def main() -> None:
     )
     for name, each in found.items():
         print(
-            f"{name:12}  k-NN {told([f['knn'] for f in each]):18} linear {told([f['linear'] for f in each])}"
+            f"{name:20}  k-NN {told([f['knn'] for f in each]):18} linear {told([f['linear'] for f in each])}"
         )
 
 

@@ -5,9 +5,9 @@ What comes out is an embedding network: for `fsl-jax few-shot`, for `fsl-jax ind
 the test split judge the embeddings. Presets, as in `--config configs/dino.py:fashion_small`; what to expect lies in
 benchmarks/results.md:
 
-  (none), catalogue    the built-in catalogue, 32 px, ViT-nano with patches of 8. Some 15 minutes on two CPU cores.
+  (none), catalogue    the built-in catalogue, 32 px, ViT-nano with patches of 8. Some 8 minutes on two CPU cores.
       python -m fsl_jax.main --config configs/dino.py
-  fashion_small        the small photos of fashion_products, 64 px, patches of 8; article types are judged.
+  fashion_small        the small photos of fashion_products, 64 px, patches of 16; article types are judged.
       python -m fsl_jax.main --config configs/dino.py:fashion_small --config.data.root=FOLDER
   paper                ViT-S/16 at 224 px, 10 small views of 96 px, 100 epochs of 900,000 photos in batches of 1,024.
       python -m fsl_jax.main --config configs/dino.py:paper --config.data.root=FOLDER
@@ -105,7 +105,7 @@ def _catalogue() -> ConfigDict:
 def _fashion_small(config: ConfigDict) -> None:
     config.data.update({"source": "fashion_products", "size": 64})
     config.data.fashion_products.label = "articleType"
-    config.model.options.update({"patch": 8, "positions": 8})
+    config.model.options.update({"patch": 16, "positions": 4})
     config.multicrop.update({"size": 64, "local_size": 32})
 
 

@@ -214,10 +214,10 @@ def plain_ground(image: UInt8[Array, "h w c"]) -> Bool[Array, "h w"]:
     of an article on white ground are not, unless they open to the edge.
     """
     wide = image.astype(jnp.float32)
-    edge = jnp.concatenate([wide[0], wide[-1], wide[:, 0], wide[:, -1]])
-    colour = jnp.median(edge, axis=0)
+    edge = jnp.concatenate([wide[0], wide[-1], wide[:, 0], wide[:, -1]])[None]
+    colour = jnp.median(edge, axis=1, keepdims=True)
 
-    def like(pixels: Float[Array, "*n c"]) -> Bool[Array, "*n"]:
+    def like(pixels: Float[Array, "y x c"]) -> Bool[Array, "y x"]:
         return jnp.abs(pixels - colour).max(axis=-1) <= PLAIN
 
     alike = like(wide).astype(jnp.int32)

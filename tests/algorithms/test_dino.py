@@ -16,6 +16,8 @@ from fsl_jax.building import with_weights
 from fsl_jax.data.augment import Preprocess
 from fsl_jax.data.multicrop import MultiCrop
 from fsl_jax.data.resident import ResidentReader
+from fsl_jax.losses import dino as losses_dino
+from fsl_jax.losses import reduce
 from fsl_jax.mesh import data_mesh, replicated
 from fsl_jax.models.conv4 import Conv4
 from fsl_jax.models.vit import ViT
@@ -40,6 +42,7 @@ OPTIONS = {
     "centre_momentum": 0.9,
     "frozen_steps": 2,
 }
+SPREAD = {**OPTIONS, "spread": 3, "koleo": 0.5}
 CROPS = MultiCrop(
     size=8,
     local_size=4,
@@ -150,6 +153,39 @@ def test_the_loss_is_that_of_the_views_one_by_one():
     np.testing.assert_allclose(aux.collections["centre"], 0.1 * np.mean(said, axis=0), atol=1e-5)
 
 
+def test_spreading_and_keeping_apart_are_parts_of_the_loss():
+    method, batch = dino.make(Small(), **SPREAD), batch_of(4)
+    embedding, logits = [], []
+    params = VARIABLES.params
+    for views in (batch.image, batch.columns["local"]):
+        found, _ = Small().apply(
+            {"params": params["network"]}, views.reshape(-1, *views.shape[2:]), statistics="batch"
+        )
+        embedding.append(found.reshape(4, -1, 8))
+        logits.append(method.head.apply({"params": params["objective"]}, found).reshape(4, -1, 32))
+    joint = jnp.concatenate(logits, axis=1)
+    distilled, _ = losses_dino.self_distillation(
+        joint, logits[0], jnp.zeros(32), student_temperature=0.1, teacher_temperature=0.07, spread=3
+    )
+    apart = losses_dino.koleo(embedding[0][:, 0])
+    loss, aux = jax.jit(method.loss)(params, VARIABLES.collections, batch, jax.random.key(1), step=7)
+    assert float(loss) == pytest.approx(
+        float(reduce.mean(distilled)) + 0.5 * float(reduce.mean(apart)), rel=1e-5
+    )
+    assert float(aux.metrics["koleo"].value()) == pytest.approx(float(reduce.mean(apart)), rel=1e-5)
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_photos_can_be_known_by_their_patches(registers):
+    body = ViT("nano", patch=4, positions=2, registers=registers, pooling="cls_and_mean")
+    method = dino.make(body, **OPTIONS, readout="patches")
+    variables, photos = method.init(jax.random.key(0), SAMPLE), batch_of().image[:3, 0]
+    got = method.outputs(variables, photos)["embedding"]
+    _, seen = body.apply({"params": variables.params["network"]}, photos, statistics="running")
+    assert got.shape == (3, 4 * 96)
+    np.testing.assert_allclose(got[:, 96:192], seen["tokens"][:, registers + 2], rtol=1e-5, atol=1e-6)
+
+
 def test_photos_are_embedded_by_the_teacher():
     photos = batch_of().image[:, 0]
     moved = VARIABLES.replace(params=jax.tree.map(lambda p: p + 1, VARIABLES.params))
@@ -167,17 +203,17 @@ def test_published_weights_come_to_the_teacher_too():
     close(loaded.collections["teacher"]["network"], weights["params"]["network"], rtol=0)
 
 
-def trained(devices, steps=5):
+def trained(devices, method, crops, steps=5):
     table = table_of_counts([8, 9, 7], side=8, channels=3)
     mesh, plan = data_mesh(devices), uniform.make(table, batch=8, labelled=False)
     reader = ResidentReader.of(table, plan, named_key(0, "train"), mesh)
     optimizer = optax.sgd(0.05)
     state = jax.device_put(TrainState.create(jax.tree.map(jnp.copy, VARIABLES), optimizer), replicated(mesh))
     dispatch = make_dispatch(
-        METHOD,
+        method,
         optimizer,
         reader,
-        lambda batch, key: CROPS.prepared(batch, PREPROCESS, key),
+        lambda batch, key: crops.prepared(batch, PREPROCESS, key),
         mesh=mesh,
         key=named_key(0, "step"),
     )
@@ -185,8 +221,14 @@ def trained(devices, steps=5):
     return jax.tree.map(np.asarray, (state.variables, dict(metrics)))
 
 
-def test_five_steps_on_eight_devices_give_the_parameters_of_one():
-    one, eight = trained(1), trained(8)
+@pytest.mark.parametrize(
+    ("options", "crops"),
+    [(OPTIONS, CROPS), (SPREAD, dataclasses.replace(CROPS, rotate=20.0, background=1.0))],
+    ids=["centred", "spread"],
+)
+def test_five_steps_on_eight_devices_give_the_parameters_of_one(options, crops):
+    method = dino.make(Small(), **options)
+    one, eight = trained(1, method, crops), trained(8, method, crops)
     close(one[0], eight[0], rtol=1e-4, atol=1e-5)
     close(one[1], eight[1], rtol=1e-3, atol=1e-5)
     assert int(one[0].extra["updates"]) == 5
@@ -216,6 +258,10 @@ def test_both_collapses_are_warned_of():
         ({"momentum": 1.0}, r"momentum is 1.0; expected 0 to below 1"),
         ({"frozen_steps": -1}, r"frozen_steps is -1; expected steps"),
         ({"outputs": 0}, r"outputs is 0; expected above 0"),
+        ({"spread": -1}, r"spread is -1; expected steps"),
+        ({"koleo": -1.0}, r"koleo is -1.0; expected a weight"),
+        ({"readout": "tokens"}, r"readout is 'tokens'; expected one of embedding, patches"),
+        ({"readout": "patches"}, r"takes a vision transformer without a head: set --config.model.name=vit"),
     ],
 )
 def test_values_out_of_range_are_errors(changes, message):

@@ -32,6 +32,8 @@ STILL = {
     "blur": (0.0, 0.0, 0.0),
     "sigma": (0.1, 2.0),
     "solarise": 0.0,
+    "rotate": 0.0,
+    "background": 0.0,
 }
 
 
@@ -170,6 +172,87 @@ def test_photos_of_one_channel_have_neither_saturation_nor_hue():
     assert small.shape[-1] == 1
 
 
+def on_ground(colour=240, side=12):
+    """A dark article on plain ground, with a spot of the ground's colour in its middle, and one open to the edge."""
+    photo = np.full((side, side, 3), colour, np.uint8)
+    photo[3:10, 3:10] = (120, 30, 60)
+    photo[6, 6] = colour
+    photo[6, 9] = colour
+    return photo
+
+
+def reached_from_the_edge(photo):
+    """Goes in a straight line from each pixel of the edge, as long as the pixels are like the edge's median."""
+    edge = [*photo[0], *photo[-1], *photo[:, 0], *photo[:, -1]]
+    colour = np.median(np.array(edge, float), axis=0)
+
+    def like(pixel):
+        return max(abs(pixel.astype(float) - colour)) <= 24
+
+    side, found = len(photo), np.zeros(photo.shape[:2], bool)
+    if np.mean([like(pixel) for pixel in edge]) < 0.75:
+        return found
+    for line in range(side):
+        for way in (range(side), range(side - 1, -1, -1)):
+            for at, along in ((lambda i, n=line: (n, i), way), (lambda i, n=line: (i, n), way)):
+                for i in along:
+                    if not like(photo[at(i)]):
+                        break
+                    found[at(i)] = True
+    return found
+
+
+@pytest.mark.parametrize("noise", [0, 8, 60])
+def test_the_ground_is_what_straight_lines_from_the_edge_reach(noise):
+    photo = on_ground().astype(int) + np.random.default_rng(0).integers(-noise, noise + 1, (12, 12, 3))
+    photo = np.clip(photo, 0, 255).astype(np.uint8)
+    got = np.asarray(multicrop.plain_ground(jnp.asarray(photo)))
+    np.testing.assert_array_equal(got, reached_from_the_edge(photo))
+    assert got.any() == (noise < 60)
+    if not noise:
+        assert not got[6, 6]  # white within the article
+        assert got[6, 9]
+        assert got.sum() == 144 - 49 + 1
+
+
+def test_photos_without_plain_ground_keep_what_they_have():
+    large, small = views(background=1.0)
+    np.testing.assert_array_equal(large, views()[0])
+    np.testing.assert_array_equal(small, views()[1])
+
+
+def test_each_view_of_an_article_stands_before_a_part_of_another_photo():
+    blue = np.full((12, 12, 3), (0, 0, 200), np.uint8)
+    large, _ = views(np.stack([on_ground(), blue]), background=1.0)
+    ground = reached_from_the_edge(on_ground())
+    for view in large[0]:
+        np.testing.assert_array_equal(view[~ground], on_ground()[~ground])
+        assert (view[ground] == (0, 0, 200)).all()
+    # A photo that is all ground is replaced by another, and photos of one batch go round.
+    article = large[1].reshape(-1, 3)
+    assert (article == (120, 30, 60)).all(axis=-1).any()
+    first, second = views(np.stack([on_ground(), PHOTOS[0]]), background=1.0)[0][0]
+    assert (first[ground] != second[ground]).any()
+
+
+def test_backgrounds_change_as_often_as_they_should():
+    photos = np.repeat(on_ground()[None], 400, axis=0)
+    photos[::2] = (0, 200, 0)
+    large, _ = views(photos, background=0.3)
+    np.testing.assert_allclose((large[1::2] != photos[1]).any(axis=(2, 3, 4)).mean(axis=0), 0.3, atol=0.1)
+
+
+def test_views_turn_by_at_most_what_was_asked():
+    bar = np.zeros((25, 25, 3), np.uint8)
+    bar[12] = 255
+    large, _ = views(np.repeat(bar[None], 200, axis=0), size=25, rotate=30.0)
+    lit = large[:, 0, ..., 0].astype(float)
+    rows = (lit * np.arange(25)[None, :, None]).sum(axis=1) / np.maximum(lit.sum(axis=1), 1e-9)
+    turns = np.degrees(np.arctan((rows[:, 17] - rows[:, 7]) / 10))
+    assert 25 < np.abs(turns).max() < 33
+    assert abs(turns.mean()) < 5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -181,6 +264,8 @@ def test_photos_of_one_channel_have_neither_saturation_nor_hue():
         ({"blur": (0.5, 0.5)}, r"config.multicrop.blur is \(0.5, 0.5\); expected 3 probabilities"),
         ({"hue": 0.6}, r"config.multicrop.hue is 0.6; expected 0 to 0.5"),
         ({"solarise": 1.1}, r"config.multicrop.solarise is 1.1; expected 0 to 1"),
+        ({"rotate": 181.0}, r"config.multicrop.rotate is 181.0; expected 0 to 180"),
+        ({"background": -0.1}, r"config.multicrop.background is -0.1; expected 0 to 1"),
     ],
 )
 def test_values_out_of_range_are_errors(changes, message):

@@ -95,3 +95,74 @@ def test_the_centre_moves_to_the_mean_of_all_views():
     got = dino.moved_centre(jnp.asarray(centre), jnp.asarray(teacher), momentum=0.9)
     expected = 0.9 * centre + 0.1 * teacher.reshape(-1, 9).mean(axis=0)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-7)
+
+
+def sinkhorn(logits, temperature, iterations):
+    """The pseudo code of Caron et al. 2020, appendix: prototypes and photos in turn, as plain sums."""
+    shares = np.exp(logits / temperature).T
+    shares /= shares.sum()
+    for _ in range(iterations):
+        for k in range(len(shares)):
+            shares[k] /= shares[k].sum() * len(shares)
+        for n in range(shares.shape[1]):
+            shares[:, n] /= shares[:, n].sum() * shares.shape[1]
+    return (shares * shares.shape[1]).T
+
+
+@pytest.mark.parametrize(("photos", "outputs", "iterations"), [(4, 7, 1), (5, 11, 3), (16, 3, 3)])
+def test_answers_are_spread_as_in_the_published_pseudo_code(photos, outputs, iterations):
+    _, teacher, _ = case(photos, 4, outputs)
+    got = dino.spread_evenly(jnp.asarray(teacher), temperature=0.1, iterations=iterations)
+    expected = sinkhorn(teacher.reshape(-1, outputs), 0.1, iterations)
+    np.testing.assert_allclose(np.asarray(got).reshape(-1, outputs), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_spread_answers_use_all_prototypes_where_centred_ones_would_not():
+    one_for_all = np.random.default_rng(1).standard_normal((32, 2, 8)) * 0.1
+    one_for_all[..., 0] += 5
+    got = np.asarray(dino.spread_evenly(jnp.asarray(one_for_all), temperature=0.05, iterations=50))
+    np.testing.assert_allclose(got.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(got.mean(axis=(0, 1)), 1 / 8, rtol=1e-2)
+
+
+def test_without_centring_the_targets_are_the_spread_ones_and_the_centre_is_not_looked_at():
+    student, teacher, centre = case(5, 4, 9)
+    items, figures = dino.self_distillation(
+        *map(jnp.asarray, (student, teacher, centre)),
+        student_temperature=0.1,
+        teacher_temperature=0.07,
+        spread=3,
+    )
+    targets = sinkhorn(teacher.reshape(-1, 9), 0.07, 3).reshape(teacher.shape)
+    losses = [
+        -np.sum(targets[photo, g] * np.log(softmax(student[photo, v] / 0.1)))
+        for photo in range(5)
+        for g in range(2)
+        for v in range(4)
+        if v != g
+    ]
+    np.testing.assert_allclose(reduce.mean(items), np.mean(losses), rtol=1e-4)
+    entropy = -np.mean(np.sum(targets * np.log(targets), axis=-1))
+    np.testing.assert_allclose(figures["teacher_entropy"].value(), entropy, rtol=1e-4)
+
+
+def test_koleo_is_the_logarithm_of_the_distance_to_the_nearest_other():
+    embeddings = RANDOM.standard_normal((9, 5))
+    unit = [row / np.sqrt(np.sum(row**2)) for row in embeddings]
+    expected = [
+        -np.log(min(np.sqrt(np.sum((one - other) ** 2)) for j, other in enumerate(unit) if j != i))
+        for i, one in enumerate(unit)
+    ]
+    items = dino.koleo(jnp.asarray(embeddings, jnp.float32))
+    np.testing.assert_allclose(items.value, expected, rtol=1e-5)
+    assert items.mask.all()
+
+
+def test_koleo_pushes_the_nearest_apart_and_is_finite_where_two_are_one():
+    embeddings = jnp.asarray([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.0]])
+    slope = jax.grad(lambda x: reduce.mean(dino.koleo(x)))(embeddings)
+    assert slope[0, 1] < 0 < slope[1, 1]
+    twins = jnp.asarray([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    value, slope = jax.value_and_grad(lambda x: reduce.mean(dino.koleo(x)))(twins)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(slope).all()

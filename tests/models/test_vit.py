@@ -63,6 +63,20 @@ def test_the_embedding_is_the_first_token(seen):
     np.testing.assert_array_equal(embedding, intermediates["tokens"][:, 0])
 
 
+def test_the_patches_mean_can_follow_the_first_token(small, seen):
+    model, variables, images = small
+    wide, _ = model.clone(pooling="cls_and_mean").apply(variables, images, statistics="running")
+    first, patches = seen[1]["tokens"][:, 0], np.asarray(seen[1]["tokens"][:, 3:])
+    np.testing.assert_allclose(wide, np.hstack([first, patches.mean(axis=1)]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="pooling is 'mean'; expected one of cls, cls_and_mean"):
+        ViT("nano", patch=4, positions=2, pooling="mean").init(
+            jax.random.key(0), jnp.zeros((1, 8, 8, 3)), statistics="running"
+        )
+
+
 def test_without_what_blocks_add_a_changed_patch_changes_its_own_token_alone(small):
     model, variables, images = small
     params = variables["params"]
