@@ -4,8 +4,8 @@
     python -m benchmarks.dino --preset fashion_small --root FOLDER
     python -m benchmarks.dino --workdir RUN --workdir RUN ...        beside trained runs, with the interval over them
 
-All on the test split, with the settings of `config.eval.held_out`; networks by both of their readouts, the embedding and the
-patch tokens side by side.
+All on the test split, with the settings of `config.eval.held_out`; networks by both of their readouts, the embedding
+and the patch tokens side by side.
 """
 
 import argparse
