@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # title = "Self-distillation without labels"
-# protocol = "Weighted neighbours and a linear probe on labels that training never saw, each photo by the others of the test split"
+# protocol = "Weighted neighbours and a linear probe on labels that training never saw, each photo by the others of the test split; few-shot on the same labels, 15 queries, 300 episodes"
 # source = "Caron et al. 2021; Bhattacharyya et al. 2022 for `paper`"
 # needs = []
 # time = "10 minutes a seed on two CPU cores"
@@ -13,6 +13,10 @@
 # [rows.fashion_small.figures]
 # "knn" = { name = "small photos of a shop, article types: 20 neighbours" }
 # "linear" = { name = "linear probe" }
+# "prototype_1shot.json:accuracy" = { name = "5-way 1-shot, prototypes" }
+# "calibrated_1shot.json:accuracy" = { name = "5-way 1-shot, distribution calibration" }
+# "prototype_5shot.json:accuracy" = { name = "5-way 5-shot, prototypes" }
+# "calibrated_5shot.json:accuracy" = { name = "5-way 5-shot, distribution calibration" }
 # [rows.paper]
 # needs = ["IMAGENET", "SYNSETS"]
 # time = "100 epochs of ViT-S/16: made for GPUs"
@@ -28,6 +32,17 @@ case $row in
     --config.data.image_folder.only="${SYNSETS:?file with the 708 synsets, one a line}") ;;
 esac
 for seed in ${SEEDS:-0 1 2}; do
+  run="${RUNS:-runs/reproduce}/dino/$row/seed$seed"
   python -m fsl_jax.main --config "configs/dino.py:$row" \
-    --workdir "${RUNS:-runs/reproduce}/dino/$row/seed$seed" --config.seed="$seed" ${data[@]+"${data[@]}"} "$@"
+    --workdir "$run" --config.seed="$seed" ${data[@]+"${data[@]}"} "$@"
+  if [ "$row" = fashion_small ]; then
+    fsl-jax few-shot --source fashion_products --root "$FASHION" --option label=articleType --option split_rule=labels \
+      --workdir "$run" --classifier prototype --classifier distribution-calibration --way 5 --shot 1 --shot 5 \
+      --episodes 300 --seed "$seed" --json >"$run/few_shot.jsonl"
+    line=0
+    for cell in prototype_1shot prototype_5shot calibrated_1shot calibrated_5shot; do
+      line=$((line + 1))
+      sed -n "${line}p" "$run/few_shot.jsonl" >"$run/$cell.json"
+    done
+  fi
 done
