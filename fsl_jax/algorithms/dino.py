@@ -79,8 +79,14 @@ class Dino(BatchAlgorithm):
         """Makes student, an equal teacher, and a centre of 0.
 
         Raises:
-          ValueError: The network keeps statistics of batches, which student and teacher cannot share.
+          ValueError: The network keeps statistics of batches, which student and teacher cannot share, or has no patch
+            tokens to read out.
         """
+        if self.readout == "patches" and not isinstance(self.network, ViT):
+            raise ValueError(
+                "config.algorithm.options.readout 'patches' takes a vision transformer without a head: set "
+                "--config.model.name=vit, or --config.algorithm.options.readout=embedding"
+            )
         first = super().init(key, sample)
         kept = [name for name in first.collections if name != MEMORY]
         if kept:
@@ -297,11 +303,6 @@ def make(
     if readout not in READOUTS:
         raise ValueError(
             f"config.algorithm.options.readout is {readout!r}; expected one of {', '.join(READOUTS)}"
-        )
-    if readout == "patches" and not isinstance(body, ViT):
-        raise ValueError(
-            "config.algorithm.options.readout 'patches' takes a vision transformer without a head: set "
-            "--config.model.name=vit, or --config.algorithm.options.readout=embedding"
         )
     return Dino(
         network=body,

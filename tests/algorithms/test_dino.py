@@ -242,6 +242,13 @@ def test_a_network_with_statistics_of_batches_is_refused():
         dino.make(body, **OPTIONS).init(jax.random.key(0), SAMPLE)
 
 
+def test_only_a_vision_transformer_is_read_out_by_patches():
+    with pytest.raises(
+        ValueError, match=r"takes a vision transformer without a head: set --config.model.name"
+    ):
+        dino.make(Small(), **OPTIONS, readout="patches").init(jax.random.key(0), SAMPLE)
+
+
 def test_both_collapses_are_warned_of():
     most = np.log(32)
     healthy = {"teacher_entropy": 0.5 * most, "teacher_mean_entropy": 0.9 * most}
@@ -261,7 +268,6 @@ def test_both_collapses_are_warned_of():
         ({"spread": -1}, r"spread is -1; expected steps"),
         ({"koleo": -1.0}, r"koleo is -1.0; expected a weight"),
         ({"readout": "tokens"}, r"readout is 'tokens'; expected one of embedding, patches"),
-        ({"readout": "patches"}, r"takes a vision transformer without a head: set --config.model.name=vit"),
     ],
 )
 def test_values_out_of_range_are_errors(changes, message):
