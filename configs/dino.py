@@ -103,7 +103,7 @@ def _catalogue() -> ConfigDict:
 
 
 def _fashion_small(config: ConfigDict) -> None:
-    config.data.update({"source": "fashion_products", "size": 64})
+    config.data.update({"source": "fashion_products", "size": 64, "min_photos": 4})
     # Article types of test have no photo in training.
     config.data.fashion_products.update({"label": "articleType", "split_rule": "labels"})
     config.model.options.update({"patch": 16, "positions": 4})
