@@ -33,6 +33,7 @@ case $row in
 esac
 for seed in ${SEEDS:-0 1 2}; do
   run="${RUNS:-runs/reproduce}/dino/$row/seed$seed"
+  mkdir -p "$run"
   python -m fsl_jax.main --config "configs/dino.py:$row" \
     --workdir "$run" --config.seed="$seed" ${data[@]+"${data[@]}"} "$@"
   if [ "$row" = fashion_small ]; then
