@@ -5,7 +5,7 @@ What comes out is an embedding network: for `fsl-jax few-shot`, for `fsl-jax ind
 the test split judge the embeddings. Presets, as in `--config configs/dino.py:fashion_small`; what to expect lies in
 benchmarks/results.md:
 
-  (none), catalogue    the built-in catalogue, 32 px, ViT-nano with patches of 8. Some 8 minutes on two CPU cores.
+  (none), catalogue    the built-in catalogue, 32 px, ViT-nano with patches of 8. Some 10 minutes on two CPU cores.
       python -m fsl_jax.main --config configs/dino.py
   fashion_small        the small photos of fashion_products, 64 px, patches of 16; article types are judged.
       python -m fsl_jax.main --config configs/dino.py:fashion_small --config.data.root=FOLDER
