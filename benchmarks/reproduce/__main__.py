@@ -33,7 +33,8 @@ def _run(names: list[str], flags: list[str], *, short: bool, seeds: tuple[int, .
     for row in rows.find_rows(names):
         if short:
             with tempfile.TemporaryDirectory() as folder:
-                records.run(row, Path(folder), [*records.short(row), *flags], seeds=row.seeds[:1])
+                whole = [*records.short(row), *flags]
+                records.run(row, Path(folder), whole, seeds=row.seeds[:1], environment=records.SHORT)
                 records.gather(row, Path(folder), seeds=row.seeds[:1])
             print(f"{row.name}: two steps are well")
             continue

@@ -36,8 +36,9 @@ for seed in ${SEEDS:-0}; do
   fi
   python -m fsl_jax.main --config "configs/protonet.py:$preset" --workdir "$run" --config.seed="$seed" \
     --config.data.root="$root" --config.eval.retrieval=False "$@"
+  # REPEATS=1 proves that it works, without minutes of judging.
   judge=(fsl-jax one-shot --workdir "$run" --root "$root" --json)
   "${judge[@]}" --views 16 >"$run/one_shot.json"
-  "${judge[@]}" --views 16 --repeats 20 >"$run/one_shot_200.json"
-  "${judge[@]}" --repeats 20 >"$run/one_shot_plain.json"
+  "${judge[@]}" --views 16 --repeats "${REPEATS:-20}" >"$run/one_shot_200.json"
+  "${judge[@]}" --repeats "${REPEATS:-20}" >"$run/one_shot_plain.json"
 done

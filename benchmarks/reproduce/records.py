@@ -12,6 +12,8 @@ import jax
 
 from benchmarks.reproduce.rows import HERE, Row
 
+# Of a script that judges by many drawn runs: one of each, to prove that it works.
+SHORT = {"REPEATS": "1"}
 CURVES = ("eval/accuracy", "eval/mAP", "eval/knn")
 
 
@@ -30,8 +32,18 @@ def short(row: Row) -> list[str]:
     return flags
 
 
-def run(row: Row, runs: Path, flags: list[str], *, seeds: tuple[int, ...]) -> None:
+def run(
+    row: Row,
+    runs: Path,
+    flags: list[str],
+    *,
+    seeds: tuple[int, ...],
+    environment: dict[str, str] | None = None,
+) -> None:
     """Runs a row's script; stopped, the same call goes on where it was.
+
+    Args:
+      environment: What the script is given besides.
 
     Raises:
       ValueError: Its data is not named, or its script fails.
@@ -43,6 +55,7 @@ def run(row: Row, runs: Path, flags: list[str], *, seeds: tuple[int, ...]) -> No
         )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     given = {**os.environ, "RUNS": str(runs), "SEEDS": " ".join(map(str, seeds)), "PATH": path}
+    given |= environment or {}
     done = subprocess.run(["bash", str(row.script), row.variant, *flags], cwd=HERE.parents[1], env=given)
     if done.returncode:
         raise ValueError(f"{row.name} ended with status {done.returncode}; what it said stands above")

@@ -40,7 +40,8 @@ def archives(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(omniglot, "CHARACTERS", COUNTS)
     monkeypatch.setattr(omniglot, "SHUFFLED", {"finn": (5, 2, 3), "maml_plus": (6, 1, 3)})
 
@@ -261,3 +262,55 @@ def test_the_real_background_has_the_five_alphabets_of_a_minimal_set(real_data, 
     assert len(omniglot.MINIMAL[name]) == 5
     assert set(omniglot.MINIMAL[name]) <= {alphabet for alphabet, _ in there}
     assert sum(alphabet in omniglot.MINIMAL[name] for alphabet, _ in there) == characters
+
+
+def test_archives_are_decoded_once(archives, monkeypatch):
+    first = load(archives)
+    monkeypatch.setattr(omniglot, "read_drawing", lambda *_, **__: pytest.fail("decoded again"))
+    again = load(archives)
+    assert again.label.names == first.label.names
+    np.testing.assert_array_equal(again.images, first.images)
+    np.testing.assert_array_equal(again.label.codes, first.label.codes)
+
+
+@pytest.mark.parametrize("options", [{"side": 20}, {"centred": True}, {"resample": "nearest"}])
+def test_what_is_kept_is_of_the_way_drawings_are_made(archives, tmp_path, monkeypatch, options):
+    kept = load(archives).images
+    found = load(archives, **options).images
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    np.testing.assert_array_equal(found, load(archives, **options).images)
+    assert found.shape != kept.shape or (found != kept).any()
+
+
+def test_an_archive_that_changes_is_decoded_anew(archives, tmp_path):
+    first = load(archives)
+    for part in COUNTS:
+        with zipfile.ZipFile(tmp_path / f"{part}.zip", "w") as archive:
+            for name, data in entries(part):
+                other = io.BytesIO()
+                Image.open(io.BytesIO(data)).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(other, "PNG")
+                archive.writestr(name, other.getvalue())
+    turned = load(tmp_path)
+    assert turned.label.names == first.label.names
+    assert (turned.images != first.images).any()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK no archive"])
+def test_a_damaged_cache_file_is_made_anew(archives, tmp_path, damage):
+    first = load(archives)
+    files = sorted((tmp_path / "cache").rglob("*.npz"))
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(damage or file.read_bytes()[:-100])
+    np.testing.assert_array_equal(load(archives).images, first.images)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(archives, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(load(archives)) == 200
+
+
+def test_large_drawings_are_not_kept(archives, tmp_path):
+    load(archives, side=omniglot.MOST_KEPT + 1)
+    assert not (tmp_path / "cache").exists()
