@@ -176,8 +176,9 @@ class BatchAlgorithm:
         """Leaves the variables as they are."""
         return variables
 
-    def warning(self, figures: Mapping[str, float]) -> str | None:
+    def warning(self, figures: Mapping[str, float], step: int) -> str | None:
         """Warns where nearly all photos have come to lie in one place, which no gradient leads out of."""
+        del step
         far, length = figures.get("distance_q95"), figures.get("embedding_norm")
         if far is None or length is None or not far < COLLAPSED * max(length, 1e-12):
             return None
@@ -198,7 +199,7 @@ class BatchAlgorithm:
 
 
 def spread_figures(embedding: Float[Array, "b d"]) -> dict[str, Mean]:
-    """Returns the mean length of embeddings, and quantiles of the distances between the first of them."""
+    """Returns the mean length of embeddings, quantiles of the distances between the first of them, and `dimensions`."""
     some = jax.lax.stop_gradient(embedding[:SAMPLE])
     apart = DISTANCES["euclidean"](some, some)
     above = jnp.arange(some.shape[0])[:, None] < jnp.arange(some.shape[0])[None, :]
@@ -208,5 +209,21 @@ def spread_figures(embedding: Float[Array, "b d"]) -> dict[str, Mean]:
     names = ("distance_q05", "distance_q50", "distance_q95")
     return {
         "embedding_norm": Mean.of(jnp.linalg.norm(some, axis=1)),
+        "embedding_dimensions": Mean.of(dimensions(some)),
         **{name: Mean.of(values[i]) for i, name in enumerate(names)},
     }
+
+
+def dimensions(points: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Returns in how many dimensions points lie apart: the participation ratio of their covariance's eigenvalues.
+
+    (sum of eigenvalues)^2 / sum of their squares: k where the variance is evenly in k directions, at most n - 1; 0 of
+    equal points. By the n x n inner products, whose eigenvalues are the same.
+
+    References:
+      Gao et al. 2017, https://doi.org/10.1101/214262.
+    """
+    centred = at_least_float32(points - jnp.mean(points, axis=0, keepdims=True))
+    products = jnp.matmul(centred, centred.T, precision=jax.lax.Precision.HIGHEST)
+    squares = jnp.sum(jnp.square(products))
+    return jnp.where(squares > 0, jnp.square(jnp.trace(products)) / jnp.where(squares > 0, squares, 1), 0)

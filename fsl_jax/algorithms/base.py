@@ -88,8 +88,8 @@ class Algorithm(Protocol):
     def after_update(self, variables: Variables) -> Variables:
         """Moves what no gradient moves."""
 
-    def warning(self, figures: Mapping[str, float]) -> str | None:
-        """Says what is wrong where the logged figures of a run, by name, show it."""
+    def warning(self, figures: Mapping[str, float], step: int) -> str | None:
+        """Says what is wrong where the logged figures of a run, by name, show it after so many steps."""
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """Says what belongs to every figure of this method, such as its norm mode."""
@@ -272,9 +272,9 @@ class EpisodeAlgorithm:
         """Leaves the variables as they are."""
         return variables
 
-    def warning(self, figures: Mapping[str, float]) -> str | None:
+    def warning(self, figures: Mapping[str, float], step: int) -> str | None:
         """Has nothing to warn of."""
-        del figures
+        del figures, step
         return None
 
     def facts(self) -> dict[str, str | int | float | bool]:

@@ -21,7 +21,7 @@ from fsl_jax.training.step import Reader, first_not_finite
 Dispatch = Callable[[TrainState, Any, Any], tuple[TrainState, Mapping[str, Any]]]
 Evaluate = Callable[[TrainState], Mapping[str, float]]
 Refresh = Callable[[TrainState], TrainState]
-Watch = Callable[[Mapping[str, float]], str | None]
+Watch = Callable[[Mapping[str, float], int], str | None]
 
 
 class Diverged(ValueError):
@@ -88,7 +88,7 @@ class Loop:
       evaluate: Judges a state while the run goes on; its figures are logged as "eval/...".
       stop: Asked after each dispatch.
       refresh: Gives a state the window of the steps that follow; None where the plan has no windows.
-      watch: Says what is wrong where logged figures show it; shown once.
+      watch: Says what is wrong where the figures logged after so many steps show it; shown once.
     """
 
     dispatch: Dispatch
@@ -101,7 +101,7 @@ class Loop:
     evaluate: Evaluate
     stop: Stop
     refresh: Refresh | None = None
-    watch: Watch = lambda figures: None
+    watch: Watch = lambda figures, step: None
 
     def run(self, state: TrainState) -> TrainState:
         """Trains until the clock's end, or until it is asked to stop; the last state is saved.
@@ -153,7 +153,7 @@ class Loop:
         if self.clock.logs(step):
             means = averages.take()
             self.log.write(step, means)
-            warning = self.watch({name.removeprefix("train/"): value for name, value in means.items()})
+            warning = self.watch({name.removeprefix("train/"): value for name, value in means.items()}, step)
             if warning is not None and not warned:
                 warned.add(warning)
                 self.progress.note(f"step {step:,}  warning: {warning}")

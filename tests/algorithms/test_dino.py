@@ -252,10 +252,19 @@ def test_only_a_vision_transformer_is_read_out_by_patches():
 def test_both_collapses_are_warned_of():
     most = np.log(32)
     healthy = {"teacher_entropy": 0.5 * most, "teacher_mean_entropy": 0.9 * most}
-    assert METHOD.warning(healthy) is None
-    assert METHOD.warning({}) is None
-    assert "the same of all photos" in METHOD.warning({**healthy, "teacher_mean_entropy": 0.001})
-    assert "uniform" in METHOD.warning({**healthy, "teacher_entropy": most})
+    assert METHOD.warning(healthy, 1000) is None
+    assert METHOD.warning({}, 1000) is None
+    assert "the same of all photos" in METHOD.warning({**healthy, "teacher_mean_entropy": 0.001}, 1)
+    assert "uniform" in METHOD.warning({**healthy, "teacher_entropy": most}, 1)
+
+
+def test_embeddings_in_few_dimensions_are_warned_of_once_they_have_been_learnt():
+    few, long = {"embedding_dimensions": 3.1}, dataclasses.replace(METHOD, updates=10_000)
+    assert "lie in 3.1 dimensions" in METHOD.warning(few, 201)
+    assert METHOD.warning(few, 200) is None
+    assert METHOD.warning({"embedding_dimensions": 13.0}, 1000) is None
+    assert long.warning(few, 500) is None
+    assert "options.spread=3" in long.warning(few, 501)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsl_jax.algorithms import classify, embedding
+from fsl_jax.algorithms import _batches, classify, embedding
 from fsl_jax.algorithms._objectives import LOSSES, MININGS
 from fsl_jax.building import with_weights
 from fsl_jax.mesh import data_mesh, replicated, rows_sharding
@@ -233,7 +233,7 @@ def test_collapse_is_warned_of_and_spread_embeddings_are_not():
 
     def warned(photos):
         metrics = method.loss(variables.params, variables.collections, photos, jax.random.key(0))[1].metrics
-        return method.warning({name: float(mean.value()) for name, mean in metrics.items()})
+        return method.warning({name: float(mean.value()) for name, mean in metrics.items()}, 1)
 
     assert "the embeddings have collapsed" in warned(alike)
     assert warned(batch) is None
@@ -251,6 +251,18 @@ def test_logged_quantiles_are_those_of_the_distances():
         low, high = np.sort(apart)[[int(np.floor(place)), int(np.ceil(place))]]
         assert low - 1e-4 <= float(metrics[name].value()) <= high + 1e-4
     np.testing.assert_allclose(metrics["embedding_norm"].value(), 1.0, rtol=1e-6)
+    spread = np.linalg.eigvalsh(np.cov(points.T.astype(np.float64)))
+    dimensions = spread.sum() ** 2 / (spread**2).sum()
+    np.testing.assert_allclose(metrics["embedding_dimensions"].value(), dimensions, rtol=1e-4)
+
+
+@pytest.mark.parametrize("directions", [1, 3, 6])
+def test_dimensions_are_those_in_which_points_lie_apart(directions):
+    """Points at both ends of each of so many axes, far from the origin, in a space of 20."""
+    axes = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 20)))[0][:directions]
+    points = jnp.asarray(np.concatenate([axes, -axes]) + 5.0, jnp.float32)
+    np.testing.assert_allclose(_batches.dimensions(points), directions, rtol=1e-3)
+    assert float(_batches.dimensions(jnp.ones((4, 3)))) == 0.0
 
 
 def test_active_is_the_share_of_triplets_with_a_loss():
