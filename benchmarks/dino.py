@@ -5,7 +5,8 @@
     python -m benchmarks.dino --workdir RUN --workdir RUN ...        beside trained runs, with the interval over them
 
 All on the test split, with the settings of `config.eval.held_out`; networks by both of their readouts, the embedding
-and the patch tokens side by side.
+and, of a vision transformer, the patch tokens side by side. Runs are of one data set: the settings of the first hold
+for all.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from fsl_jax.data.table import Table
 from fsl_jax.evaluation import held_out
 from fsl_jax.evaluation.embed import embed_table
 from fsl_jax.mesh import data_mesh
+from fsl_jax.models.vit import ViT
 from fsl_jax.run import restored
 from fsl_jax.sampling.keys import named_key
 from fsl_jax.sweep_table import mean_interval
@@ -57,7 +59,7 @@ def judged(
 ) -> dict[str, dict[str, float]]:
     """Judges a network by each of its readouts."""
     found = {}
-    for readout in READOUTS:
+    for readout in READOUTS if isinstance(method.network, ViT) else READOUTS[:1]:
         of = dataclasses.replace(method, readout=readout)
         embed = jax.jit(lambda images, of=of: of.outputs(variables, preprocess(images))["embedding"])
         embeddings = embed_table(embed, table, preprocess, mesh=data_mesh(1), block=128)
@@ -107,8 +109,8 @@ def main() -> None:
     drawn = [untrained(config, table, seed) for seed in range(asked.seeds)]
     runs = [trained(Path(workdir), table, config) for workdir in asked.workdir]
     for name, each in (("untrained", drawn), ("trained", runs)):
-        for readout in READOUTS:
-            found |= {f"{name}, {readout}": [of[readout] for of in each]} if each else {}
+        for readout in each[0] if each else ():
+            found[f"{name}, {readout}"] = [of[readout] for of in each]
     codes = held_out.codes_of(table, config.eval.held_out.level)
     chance = np.mean([(codes == code).sum() - 1 for code in codes if code >= 0]) / ((codes >= 0).sum() - 1)
     print(

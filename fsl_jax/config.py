@@ -153,7 +153,7 @@ def base_config() -> ConfigDict:
     config.eval = ConfigDict(
         {
             "every": 500,
-            "best": "accuracy",  # figure of the validation split that chooses the checkpoint: accuracy or mAP
+            "best": "accuracy",  # figure of the validation split that chooses the checkpoint
             "split": "val",
             "test_split": "test",
             "episodes": 600,
@@ -169,7 +169,8 @@ def base_config() -> ConfigDict:
             "threshold": 0.5,
             "top_k": (5,),
             "same_domain_is_junk": False,  # gallery photos of the query's label and camera are ignored
-            # Further searches whose mAP is logged, by name: "split" or "split:column=value&column=value".
+            # Further searches whose mAP is logged, by name: "split" or "split:column=value&column=value"; with "?"
+            # behind the split they are left out where no photo matches.
             "searches": {},
             # Labels of the split, or one of its levels, from the embeddings of its other photos; 0 neighbours is none.
             "held_out": {"level": "", "neighbours": 0, "temperature": 0.07, "linear": False},

@@ -31,7 +31,7 @@ def metric_learning() -> ConfigDict:
     config.train.update({"steps": 1000, "steps_per_call": 10, "log_every": 50, "save_every": 250})
     config.eval.update({"every": 250, "best": "mAP"})
     # As the original project: a brand that was seen in training, and one that was not.
-    config.eval.searches = ConfigDict({"seen_brands": "val", "unseen_brand": f"test:brand={UNSEEN_BRAND}"})
+    config.eval.searches = ConfigDict({"seen_brands": "val", "unseen_brand": f"test?:brand={UNSEEN_BRAND}"})
     return config
 
 

@@ -139,7 +139,10 @@ class Run:
         def reader(table: Table, plan: Plan, key: jax.Array) -> Any:
             return make_reader(self.config.data, mesh, table, plan, key)
 
-        searches = {name: self._searched(table, where) for name, where in self.config.eval.searches.items()}
+        given = {
+            name: searched(self.config, table, where) for name, where in self.config.eval.searches.items()
+        }
+        searches = {name: found for name, found in given.items() if found is not None}
         if self.taxonomy is not None:
             table = with_targets(table, self.taxonomy, unstated=self.config.data.targets.unstated)
         return Judge(
@@ -153,13 +156,6 @@ class Run:
             self.taxonomy,
             pictures=table,
         )
-
-    def _searched(self, judged: Table, where: str) -> Table:
-        """Loads the photos of one of `config.eval.searches`; those of the judged split are there already."""
-        split, _, condition = where.partition(":")
-        there = set(split.split("+")) == set(judged.split)
-        table = judged if there else load_table(self.config, split)
-        return matching(table, condition).select(split)
 
     def loop(self, table: Table, plan: Plan, stop: Stop, evaluate: Evaluate) -> tuple[Loop, TrainState]:
         """Puts the loop together, and restores the newest checkpoint where there is one."""
@@ -453,6 +449,28 @@ def predictor_of(workdir: Path) -> Predictor:
         )
     classify = jax.jit(lambda images: probabilities(run.algorithm.outputs(variables, run.preprocess(images))))
     return Predictor(classify, run.preprocess, run.taxonomy)
+
+
+def searched(config: ConfigDict, judged: Table, where: str) -> Table | None:
+    """Loads the photos of one of `config.eval.searches`; those of the judged split are there already.
+
+    Returns:
+      None where no photo matches and "?" stands behind the split: what a preset asks of its own photos is left out of
+      others.
+
+    Raises:
+      ValueError: No photo matches.
+    """
+    splits, _, condition = where.partition(":")
+    split = splits.removesuffix("?")
+    there = set(split.split("+")) == set(judged.split)
+    table = judged if there else load_table(config, split)
+    try:
+        return matching(table, condition).select(split)
+    except ValueError:
+        if splits == split:
+            raise
+        return None
 
 
 def restored(workdir: Path) -> tuple[Run, Variables]:

@@ -39,7 +39,7 @@ for seed in ${SEEDS:-0 1 2}; do
   if [ "$row" = fashion_small ]; then
     fsl-jax few-shot --source fashion_products --root "$FASHION" --option label=articleType --option split_rule=labels \
       --workdir "$run" --classifier prototype --classifier distribution-calibration --way 5 --shot 1 --shot 5 \
-      --episodes 300 --seed "$seed" --json >"$run/few_shot.jsonl"
+      --episodes "${EPISODES:-300}" --seed "$seed" --json >"$run/few_shot.jsonl"
     line=0
     for cell in prototype_1shot prototype_5shot calibrated_1shot calibrated_5shot; do
       line=$((line + 1))

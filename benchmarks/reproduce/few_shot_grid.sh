@@ -84,6 +84,6 @@ for seed in ${SEEDS:-0}; do
   for cell in $cells; do
     shot=${cell#*_}
     fsl-jax few-shot "${source[@]}" "${models[@]}" --classifier 1-nn --way "${cell%way*}" --shot "${shot%shot}" \
-      --queries 1 --episodes 600 --seed "$seed" --json >"$run/$cell.json"
+      --queries 1 --episodes "${EPISODES:-600}" --seed "$seed" --json >"$run/$cell.json"
   done
 done

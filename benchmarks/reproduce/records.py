@@ -12,8 +12,8 @@ import jax
 
 from benchmarks.reproduce.rows import HERE, Row
 
-# Of a script that judges by many drawn runs: one of each, to prove that it works.
-SHORT = {"REPEATS": "1"}
+# Of scripts that judge by many drawn runs or episodes: few of each, to prove that they work. A kept row has all.
+SHORT = {"REPEATS": "1", "EPISODES": "8"}
 CURVES = ("eval/accuracy", "eval/mAP", "eval/knn")
 
 
@@ -54,7 +54,8 @@ def run(
             f"{row.name} needs data: set {told} in the environment; see the head of {row.script}"
         )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    given = {**os.environ, "RUNS": str(runs), "SEEDS": " ".join(map(str, seeds)), "PATH": path}
+    own = {name: value for name, value in os.environ.items() if name not in SHORT}
+    given = {**own, "RUNS": str(runs), "SEEDS": " ".join(map(str, seeds)), "PATH": path}
     given |= environment or {}
     done = subprocess.run(["bash", str(row.script), row.variant, *flags], cwd=HERE.parents[1], env=given)
     if done.returncode:
@@ -82,8 +83,10 @@ def gather(row: Row, runs: Path, *, seeds: tuple[int, ...]) -> dict[str, Any]:
             if result.get(name) is None:
                 raise ValueError(f"{folder / file} has no figure {name!r}: the head of {row.script} is wrong")
             figures[figure.key].append(result[name])
-            if result.get(f"{name}_ci95") is not None:
-                within.setdefault(figure.key, []).append(result[f"{name}_ci95"])
+            # `fsl-jax few-shot` has one accuracy a line, and its interval beside it.
+            interval = result.get(f"{name}_ci95", result.get("ci95") if name == "accuracy" else None)
+            if interval is not None:
+                within.setdefault(figure.key, []).append(interval)
         of_run = folder / "result.json"
         seconds.append(_read(of_run).get("seconds") if of_run.exists() else None)
     return {

@@ -20,6 +20,8 @@ MEMORY = "memory"
 """Collection of embeddings of earlier steps; the others hold the network's, such as running statistics."""
 SAMPLE = 64
 """Photos of a batch, the first ones, whose distances are logged: quantiles of all would cost more than the loss."""
+LEAST_FOR_DIMENSIONS = 16
+"""Photos: fewer cannot lie in many dimensions, whatever the network does."""
 COLLAPSED = 0.01
 """Distances of almost all photos below this share of the embeddings' length: nothing is told apart any more."""
 
@@ -199,7 +201,7 @@ class BatchAlgorithm:
 
 
 def spread_figures(embedding: Float[Array, "b d"]) -> dict[str, Mean]:
-    """Returns the mean length of embeddings, quantiles of the distances between the first of them, and `dimensions`."""
+    """Returns the mean length of the first embeddings, quantiles of their distances, and their `dimensions`."""
     some = jax.lax.stop_gradient(embedding[:SAMPLE])
     apart = DISTANCES["euclidean"](some, some)
     above = jnp.arange(some.shape[0])[:, None] < jnp.arange(some.shape[0])[None, :]
@@ -209,7 +211,7 @@ def spread_figures(embedding: Float[Array, "b d"]) -> dict[str, Mean]:
     names = ("distance_q05", "distance_q50", "distance_q95")
     return {
         "embedding_norm": Mean.of(jnp.linalg.norm(some, axis=1)),
-        "embedding_dimensions": Mean.of(dimensions(some)),
+        **({"embedding_dimensions": Mean.of(dimensions(some))} if len(some) >= LEAST_FOR_DIMENSIONS else {}),
         **{name: Mean.of(values[i]) for i, name in enumerate(names)},
     }
 

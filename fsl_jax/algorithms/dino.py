@@ -38,6 +38,8 @@ with answers spread and embeddings kept apart it comes from 3 to 13 in 100 steps
 EARLY_STEPS, EARLY_SHARE = 200, 0.05
 """Embeddings of a network that has not learnt yet lie in few dimensions."""
 READOUTS = ("embedding", "patches")
+LEAST_PHOTOS = 2
+"""Of a batch whose photos are kept apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,9 @@ class Dino(BatchAlgorithm):
         """
         if self.readout == "patches" and not isinstance(self.network, ViT):
             raise ValueError(
-                "config.algorithm.options.readout 'patches' takes a vision transformer without a head: set "
-                "--config.model.name=vit, or --config.algorithm.options.readout=embedding"
+                "config.algorithm.options.readout 'patches' takes a vision transformer without a head, and not frozen: "
+                "set --config.model.name=vit, config.model.head.sizes to () and config.model.frozen to False, or "
+                "--config.algorithm.options.readout=embedding"
             )
         first = super().init(key, sample)
         kept = [name for name in first.collections if name != MEMORY]
@@ -144,7 +147,15 @@ class Dino(BatchAlgorithm):
           batch: Photos [b, 2, h, w, c], with the small views, if any, in the column "local"; see `data.multicrop`.
           key: Of what the student leaves out.
           step: Taken so far.
+
+        Raises:
+          ValueError: Photos are to be kept apart, and there is one.
         """
+        if len(batch.image) < LEAST_PHOTOS and (self.spread or self.koleo):
+            raise ValueError(
+                "config.sampler.options.batch is 1; config.algorithm.options.spread and .koleo keep the photos of a "
+                f"batch apart, and take at least {LEAST_PHOTOS}"
+            )
         student, embedding = self._views(params, batch, key)
         large = dataclasses.replace(batch, columns={})
         teacher, _ = self._views(jax.lax.stop_gradient(collections[TEACHER]), large, None)
@@ -224,17 +235,25 @@ class Dino(BatchAlgorithm):
                 "the teacher says the same of all photos: one prototype has taken over. Centring holds against it: "
                 f"{advice} lower --config.algorithm.options.centre_momentum"
             )
+        dimensions = figures.get("embedding_dimensions", math.inf)
+        if dimensions < FEW_DIMENSIONS and step > max(EARLY_STEPS, EARLY_SHARE * self.updates):
+            without = {"spread=3": self.spread, "koleo=1.0": self.koleo}
+            held = " ".join(
+                f"--config.algorithm.options.{flag}" for flag, value in without.items() if not value
+            )
+            return (
+                f"a batch's embeddings lie in {dimensions:.1f} dimensions, so that neighbours tell little. What holds "
+                f"them apart: {held or 'a higher --config.algorithm.options.koleo'}, and photos that differ"
+            )
         if figures.get("teacher_entropy", 0.0) > SAYS_NOTHING * most:
+            if self.spread:
+                return (
+                    "the teacher's answers are uniform: it no longer tells photos apart. Lower "
+                    "--config.optimizer.learning_rate, or raise --config.algorithm.options.koleo"
+                )
             return (
                 "the teacher's answers are uniform, so there is nothing to learn from them. Sharpening holds against "
                 f"it: {advice} lower --config.algorithm.options.teacher_temperature"
-            )
-        dimensions = figures.get("embedding_dimensions", math.inf)
-        if dimensions < FEW_DIMENSIONS and step > max(EARLY_STEPS, EARLY_SHARE * self.updates):
-            return (
-                f"a batch's embeddings lie in {dimensions:.1f} dimensions, so that neighbours tell little. What holds "
-                "them apart: --config.algorithm.options.spread=3 --config.algorithm.options.koleo=1.0, and photos that "
-                "differ"
             )
         return None
 

@@ -53,8 +53,8 @@ class MultiCrop:
       solarise: Probability of the second large view.
       rotate: Views turn by up to so many degrees each way, 0 to 180.
       background: Probability that a view of a photo on plain ground, such as a shop's, shows a part of another photo
-        of the batch in the place of the ground; see `plain_ground`. Views that share nothing but the article teach
-        what an article is.
+        of the batch in the place of the ground; see `plain_ground`. Views that share little but the article teach
+        what an article is. All views of a photo show parts of the same other photo, the one before it in the batch.
 
     Raises:
       ValueError: A value is out of its range.

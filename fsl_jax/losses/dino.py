@@ -35,7 +35,7 @@ def self_distillation(
       Cross entropy of each pair of views, [b, g, v], where a view with itself is masked; and figures that tell a
       collapse: "teacher_entropy" of a view (log k where it says nothing), "teacher_student_kl" (0 where student and
       teacher say one thing of all views), and "teacher_mean_entropy", of the mean over photos (0 where all photos are
-      one).
+      one; under `spread` near log k always, since photos that are one then get uniform answers).
 
     References:
       Caron et al. 2021, https://arxiv.org/abs/2104.14294, eq. 1 to 4 and section 5.3.
@@ -106,7 +106,8 @@ def koleo(embeddings: Float[Array, "b d"]) -> PerItem:
     """Grows where an embedding has another one close by: it spreads a batch over the sphere.
 
     Args:
-      embeddings: Of different photos, at least 2; they are brought to length 1.
+      embeddings: Of different photos, at least 2; they are brought to length 1. A photo that is there twice is its
+        own nearest.
 
     Returns:
       The negative logarithm of each one's distance to the nearest other.

@@ -1,6 +1,7 @@
 """The one training loop: dispatch, then let the clock decide what else is due."""
 
 import dataclasses
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,7 @@ class Loop:
       evaluate: Judges a state while the run goes on; its figures are logged as "eval/...".
       stop: Asked after each dispatch.
       refresh: Gives a state the window of the steps that follow; None where the plan has no windows.
-      watch: Says what is wrong where the figures logged after so many steps show it; shown once.
+      watch: Says what is wrong where the figures logged after so many steps show it; each kind shown once.
     """
 
     dispatch: Dispatch
@@ -154,8 +155,10 @@ class Loop:
             means = averages.take()
             self.log.write(step, means)
             warning = self.watch({name.removeprefix("train/"): value for name, value in means.items()}, step)
-            if warning is not None and not warned:
-                warned.add(warning)
+            # Of each kind once: the same with other figures is no other.
+            kind = re.sub(r"[\d.]+", "", warning or "")
+            if warning is not None and kind not in warned:
+                warned.add(kind)
                 self.progress.note(f"step {step:,}  warning: {warning}")
         figures = None
         # Who asked for a stop may not wait for an evaluation.

@@ -14,7 +14,7 @@ from helpers import table_of_counts
 from fsl_jax.algorithms import dino
 from fsl_jax.building import with_weights
 from fsl_jax.data.augment import Preprocess
-from fsl_jax.data.multicrop import MultiCrop
+from fsl_jax.data.multicrop import MultiCrop, plain_ground
 from fsl_jax.data.resident import ResidentReader
 from fsl_jax.losses import dino as losses_dino
 from fsl_jax.losses import reduce
@@ -203,8 +203,16 @@ def test_published_weights_come_to_the_teacher_too():
     close(loaded.collections["teacher"]["network"], weights["params"]["network"], rtol=0)
 
 
+def on_plain_ground(table):
+    """Noise in the middle of a ground of another colour in each photo: a background is put behind each."""
+    images, colours = table.images.copy(), np.random.default_rng(1).integers(0, 256, (len(table), 1, 1, 3))
+    for edge in (np.s_[:, :2], np.s_[:, -2:], np.s_[:, :, :2], np.s_[:, :, -2:]):
+        images[edge] = colours
+    return dataclasses.replace(table, images=images)
+
+
 def trained(devices, method, crops, steps=5):
-    table = table_of_counts([8, 9, 7], side=8, channels=3)
+    table = on_plain_ground(table_of_counts([8, 9, 7], side=8, channels=3))
     mesh, plan = data_mesh(devices), uniform.make(table, batch=8, labelled=False)
     reader = ResidentReader.of(table, plan, named_key(0, "train"), mesh)
     optimizer = optax.sgd(0.05)
@@ -219,6 +227,11 @@ def trained(devices, method, crops, steps=5):
     )
     state, metrics = dispatch(state, reader.constant, reader.inputs(0, steps))
     return jax.tree.map(np.asarray, (state.variables, dict(metrics)))
+
+
+def test_photos_by_which_devices_are_compared_stand_on_plain_ground():
+    photos = jnp.asarray(on_plain_ground(table_of_counts([8, 9, 7], side=8, channels=3)).images)
+    assert np.asarray(jax.vmap(plain_ground)(photos)).any(axis=(1, 2)).all()
 
 
 @pytest.mark.parametrize(
@@ -243,9 +256,7 @@ def test_a_network_with_statistics_of_batches_is_refused():
 
 
 def test_only_a_vision_transformer_is_read_out_by_patches():
-    with pytest.raises(
-        ValueError, match=r"takes a vision transformer without a head: set --config.model.name"
-    ):
+    with pytest.raises(ValueError, match=r"takes a vision transformer without a head, and not frozen: set"):
         dino.make(Small(), **OPTIONS, readout="patches").init(jax.random.key(0), SAMPLE)
 
 
@@ -264,7 +275,29 @@ def test_embeddings_in_few_dimensions_are_warned_of_once_they_have_been_learnt()
     assert METHOD.warning(few, 200) is None
     assert METHOD.warning({"embedding_dimensions": 13.0}, 1000) is None
     assert long.warning(few, 500) is None
-    assert "options.spread=3" in long.warning(few, 501)
+    assert "options.spread=3 --config.algorithm.options.koleo=1.0" in long.warning(few, 501)
+    assert "options.spread" not in dataclasses.replace(long, spread=3).warning(few, 501)
+    assert "a higher --config" in dataclasses.replace(long, spread=3, koleo=1.0).warning(few, 501)
+
+
+def test_uniform_answers_under_spreading_are_photos_that_have_become_one():
+    """Equal rows stay equal through Sinkhorn's iterations, whatever the temperature."""
+    logits = jnp.broadcast_to(jnp.arange(32.0), (6, 2, 32))
+    figures = losses_dino.self_distillation(
+        logits, logits, jnp.zeros(32), student_temperature=0.1, teacher_temperature=0.04, spread=3
+    )[1]
+    told = {name: float(mean.value()) for name, mean in figures.items()}
+    assert "no longer tells photos apart" in dino.make(Small(), **SPREAD).warning(told, 1)
+
+
+def test_a_single_photo_cannot_be_kept_apart():
+    method = dino.make(Small(), **SPREAD)
+    variables = method.init(jax.random.key(0), SAMPLE)
+    one = SAMPLE.replace(
+        image=SAMPLE.image[:1], columns={name: each[:1] for name, each in SAMPLE.columns.items()}
+    )
+    with pytest.raises(ValueError, match=r"config.sampler.options.batch is 1.* take at least 2"):
+        method.loss(variables.params, variables.collections, one, jax.random.key(0))
 
 
 @pytest.mark.parametrize(

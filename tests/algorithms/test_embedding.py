@@ -251,6 +251,9 @@ def test_logged_quantiles_are_those_of_the_distances():
         low, high = np.sort(apart)[[int(np.floor(place)), int(np.ceil(place))]]
         assert low - 1e-4 <= float(metrics[name].value()) <= high + 1e-4
     np.testing.assert_allclose(metrics["embedding_norm"].value(), 1.0, rtol=1e-6)
+    few = jax.tree.map(lambda each: each[:15], batch)
+    few = method.loss(variables.params, variables.collections, few, jax.random.key(0))[1].metrics
+    assert "embedding_dimensions" not in few  # so few photos cannot lie in many
     spread = np.linalg.eigvalsh(np.cov(points.T.astype(np.float64)))
     dimensions = spread.sum() ** 2 / (spread**2).sum()
     np.testing.assert_allclose(metrics["embedding_dimensions"].value(), dimensions, rtol=1e-4)

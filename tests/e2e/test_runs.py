@@ -1,5 +1,6 @@
 """Whole runs as a user starts them: killed, continued, judged, and refused with one clear line."""
 
+import itertools
 import json
 import os
 import re
@@ -305,18 +306,24 @@ def test_a_method_with_the_wrong_sampler_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_without_labels_is_the_start_of_another_run(tmp_path):
-    """Self-distilled first, then fine-tuned: the second run begins with the teacher of the first."""
+    """Photos of a folder, self-distilled, then fine-tuned: the second run begins with the teacher of the first."""
     first, second = tmp_path / "dino", tmp_path / "triplet"
+    for label, photo in itertools.product(range(32), range(4)):
+        (tmp_path / "photos" / f"{label:02d}").mkdir(parents=True, exist_ok=True)
+        image = np.random.default_rng(10 * label + photo).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "photos" / f"{label:02d}" / f"{photo}.png")
+    photos = ["--config.data.source=image_folder", f"--config.data.root={tmp_path / 'photos'}"]
+    few = [f"--config.train.{name}=5" for name in ("steps", "steps_per_call", "save_every")]
+    few += ["--config.eval.every=0", "--config.eval.episodes=10"]
     # The second run judges the network's own embedding, so the first does.
     own = "--config.algorithm.options.readout=embedding"
-    finished("--config=configs/dino.py:smoke", own, "--workdir", first)
+    finished("--config=configs/dino.py", *photos, *few, own, "--workdir", first)
     result = json.loads((first / "result.json").read_text())
     assert 0 < result["knn"] <= 1
     assert 0 < result["linear"] <= 1
-    steps = ["--config.train.steps=5", "--config.train.save_every=5", "--config.eval.every=0"]
     still = ["--config.optimizer.learning_rate=0.0", "--config.eval.distance=cosine"]
-    start = [f"--config.model.pretrained={first}", "--config.model.options={}", "--config.data.size=32"]
-    finished("--config=configs/triplet.py:smoke", *start, *steps, *still, "--workdir", second)
+    start = [f"--config.model.pretrained={first}", "--config.model.options={}"]
+    finished("--config=configs/triplet.py", *start, *photos, *few, *still, "--workdir", second)
     taken = json.loads((second / "result.json").read_text())
     assert taken["mAP"] == pytest.approx(result["mAP"], abs=1e-6)
 

@@ -34,7 +34,7 @@ DOWNLOADS = "https://raw.githubusercontent.com/brendenlake/omniglot/master/pytho
 MOST_KEPT = 64
 """Pixels a side up to which decoded drawings are kept in the user's cache folder; the two archives take 130 MB then."""
 KEPT_AS = 1
-"""Version of what a cache file holds."""
+"""Version of what a cache file holds: another whenever drawings are decoded in another way."""
 ADVICE = "get images_background.zip and images_evaluation.zip from https://github.com/brendenlake/omniglot"
 
 Drawings = UInt8[np.ndarray, "20 side side 1"]
@@ -112,15 +112,24 @@ def load(
 
 
 def prepare(root: str | Path | None) -> str:
-    """Downloads those of the two official archives that are missing, and checks both."""
+    """Downloads those of the two official archives that are missing, and checks both, byte for byte."""
     if root is None:
         raise ValueError("omniglot needs a root folder to download into")
     for part in CHARACTERS:
         file = Path(root) / f"{part}.zip"
         if not file.is_file() and not (Path(root) / part).is_dir():
             download(f"{DOWNLOADS}/{part}.zip", file)
+        # What was decoded before would hide it.
+        if zipfile.is_zipfile(file) and (broken := _damaged(file)) is not None:
+            raise ValueError(f"{file} is damaged at {broken}; remove it and {ADVICE}")
     table = load(root, "train+val+test")
     return f"omniglot: {len(table.label.names):,} characters, {len(table):,} drawings in {root}"
+
+
+def _damaged(archive: Path) -> str | None:
+    """Names the first file of an archive that does not have its checksum."""
+    with zipfile.ZipFile(archive) as opened:
+        return opened.testzip()
 
 
 def _check_options(split_rule: str, val_characters: int, side: int, resample: str) -> None:
