@@ -6,8 +6,8 @@ Presets, as in `--config configs/hierarchy.py:fashion_small`; what to expect lie
               cores.
       python -m fsl_jax.main --config configs/hierarchy.py
   fashion_small
-              44,072 small photos of a shop: subcategory, article type, and gender, colour, season and usage; the last
-              blocks of EfficientNet-Lite0 (of the `pretrained` extra) are fine-tuned. A quarter of an hour.
+              44,072 small photos of a shop: subcategory, article type, and gender, colour, season and usage; heads
+              on features of EfficientNet-Lite0 (of the `pretrained` extra), which stays as it is. A quarter of an hour.
       python -m fsl_jax.main --config configs/hierarchy.py:fashion_small --config.data.root=FOLDER
       FOLDER holds styles.csv and images/ or images.zip.
   luma        a shop's catalogue with a manifest.csv: EfficientNet-Lite0, fine-tuned.

@@ -5,7 +5,7 @@ Presets, as in `--config configs/maml.py:omniglot_5way_1shot`; what to expect li
   (none)               the built-in catalogue, 5-way 1-shot, colour, 32 px. Two to three minutes on two CPU cores.
       python -m fsl_jax.main --config configs/maml.py
   omniglot_5way_1shot  the paper's settings: stride 2, 32 tasks, 1 inner step (3 in test), 60,000 steps. Two
-                       hours on two CPU cores.
+                       and a half hours on two CPU cores.
   omniglot_5way_5shot, omniglot_20way_1shot, omniglot_20way_5shot
       python -m fsl_jax.main --config configs/maml.py:omniglot_5way_1shot --config.data.root=FOLDER
       FOLDER holds images_background.zip and images_evaluation.zip.

@@ -3,13 +3,13 @@
 # protocol = "Weighted neighbours and a linear probe on labels that training never saw, each photo by the others of the test split; few-shot on the same labels, 15 queries, 300 episodes"
 # source = "Caron et al. 2021; Bhattacharyya et al. 2022 for `paper`"
 # needs = []
-# time = "10 minutes a seed on two CPU cores"
+# time = "10 to 13 minutes a seed on two CPU cores"
 # [rows.catalogue.figures]
 # "knn" = { name = "built-in catalogue, ViT-nano: 20 neighbours" }
 # "linear" = { name = "linear probe" }
 # [rows.fashion_small]
 # needs = ["FASHION"]
-# time = "10 minutes a seed on two CPU cores"
+# time = "10 to 13 minutes a seed on two CPU cores"
 # [rows.fashion_small.figures]
 # "knn" = { name = "small photos of a shop, article types: 20 neighbours" }
 # "linear" = { name = "linear probe" }

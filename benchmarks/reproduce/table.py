@@ -14,6 +14,8 @@ from fsl_jax.sweep_table import Interval, mean_interval
 
 RESULTS = HERE.parent / "results.md"
 CHARTS = HERE.parents[1] / "docs" / "figures"
+FILES = ("RESNET50", "SYNSETS")
+"""Variables that name a file; the others name folders."""
 BEGIN, END = "<!-- reproduced: begin -->", "<!-- reproduced: end -->"
 COLUMNS = (
     "row",
@@ -52,7 +54,8 @@ def tables(rows: list[Row]) -> str:
         several = list(of_script)
         first = several[0]
         lines = [f"### {first.title} ({first.source})", "", f"{first.protocol}. {first.time}."]
-        data = " ".join(f"{name}=FOLDER" for name in first.needs)
+        needs = dict.fromkeys(name for row in several for name in row.needs)
+        data = " ".join(f"{name}={'FILE' if name in FILES else 'FOLDER'}" for name in needs)
         lines[-1] += f" `{data}{' ' if data else ''}python -m benchmarks.reproduce --run {first.script.stem}`"
         used = _columns(several)
         lines += ["", _line(used), _line(["---"] * len(used))]

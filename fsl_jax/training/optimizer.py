@@ -82,7 +82,7 @@ def _base(
 
 
 def _decayed(params: Params) -> Params:
-    """Decays kernels, not biases and scales."""
+    """Decays whatever has several axes, such as kernels; not biases and scales."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
