@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 from benchmarks.reproduce import records, rows, table
 from benchmarks.reproduce.charts import intervals_chart
+from fsl_jax.cli import app
 from fsl_jax.config import config_module, flat
 from fsl_jax.sweep_table import Interval
 
@@ -159,6 +161,9 @@ def told(tmp_path_factory):
 def test_every_row_names_configs_and_fields_that_exist(row, told):
     """Whether a preset can be trained, the battery of configs asks; here it is whether scripts name what there is."""
     runs, commands = told(row)
+    for program, *arguments in (command for command in commands if command[0] != "-m"):
+        with get_command(app).commands[program].make_context(program, arguments) as context:
+            assert context.params  # an unknown option ends in an error
     trained = [command for command in commands if command[:2] == ["-m", "fsl_jax.main"]]
     assert trained or row.variant in ("hausdorff", "luma_frozen", "catalogue_frozen", "fashion_small_frozen")
     for command in trained:
@@ -202,6 +207,28 @@ def test_figures_of_all_seeds_are_gathered_with_intervals_and_curves(tmp_path):
     np.testing.assert_allclose((interval.mean, interval.ci95), (0.97, 0.12706), rtol=1e-4)
     alone = table.interval_of(records.gather(row, tmp_path / "runs", seeds=(0,)), row.figures[0])
     assert (alone.mean, alone.ci95) == (0.98, 0.004)
+
+
+def test_a_cell_of_few_shot_has_its_interval_beside_its_accuracy(tmp_path):
+    """As `fsl-jax few-shot --json` writes it."""
+    row = made_row(tmp_path)
+    keep_result(tmp_path, row, 0, classifier="prototype", accuracy=0.6, ci95=0.012)
+    found = records.gather(row, tmp_path / "runs", seeds=(0,))
+    assert found["within"] == {"accuracy": [0.012]}
+    assert table.interval_of(found, row.figures[0]).ci95 == 0.012
+
+
+def test_a_kept_row_has_all_runs_and_a_short_one_few(tmp_path, monkeypatch):
+    (row,) = (
+        row
+        for row in rows.read_script(script(tmp_path, HEAD, "echo ${REPEATS:-all} ${SEEDS:-0} > $RUNS/told"))
+        if row.variant == "two"
+    )
+    monkeypatch.setenv("REPEATS", "3")
+    records.run(row, tmp_path, [], seeds=(5,))
+    assert (tmp_path / "told").read_text().split() == ["all", "5"]
+    records.run(row, tmp_path, [], seeds=(5,), environment=records.SHORT)
+    assert (tmp_path / "told").read_text().split() == ["1", "5"]
 
 
 def test_a_run_that_has_not_ended_or_lacks_the_figure_is_no_result(tmp_path):

@@ -66,6 +66,14 @@ def archives(folder, evaluation):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Drawings that an older program decoded would hide what this one does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return archives(tmp_path_factory.mktemp("omniglot"), one_shot.ALPHABETS)

@@ -122,7 +122,7 @@ def prepare(root: str | Path | None) -> str:
         # What was decoded before would hide it.
         if zipfile.is_zipfile(file) and (broken := _damaged(file)) is not None:
             raise ValueError(f"{file} is damaged at {broken}; remove it and {ADVICE}")
-    table = load(root, "train+val+test")
+    table = load(root, "train+test", val_characters=0)
     return f"omniglot: {len(table.label.names):,} characters, {len(table):,} drawings in {root}"
 
 

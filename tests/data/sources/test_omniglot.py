@@ -311,6 +311,19 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(archives, tmp_path, mon
     assert len(load(archives)) == 200
 
 
+def test_prepare_reads_every_byte_although_drawings_are_kept(archives, tmp_path):
+    for part in COUNTS:
+        (tmp_path / f"{part}.zip").write_bytes((archives / f"{part}.zip").read_bytes())
+    assert "10 characters" in omniglot.prepare(tmp_path)
+    damaged = bytearray((tmp_path / "images_background.zip").read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 50] = bytes(50)
+    (tmp_path / "images_background.zip").write_bytes(damaged)
+    with pytest.raises(
+        ValueError, match=r"images_background.zip is damaged at images_background/.*remove it"
+    ):
+        omniglot.prepare(tmp_path)
+
+
 def test_large_drawings_are_not_kept(archives, tmp_path):
     load(archives, side=omniglot.MOST_KEPT + 1)
     assert not (tmp_path / "cache").exists()
