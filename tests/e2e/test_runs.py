@@ -308,9 +308,10 @@ def test_a_method_with_the_wrong_sampler_says_so(tmp_path):
 def test_a_run_without_labels_is_the_start_of_another_run(tmp_path):
     """Photos of a folder, self-distilled, then fine-tuned: the second run begins with the teacher of the first."""
     first, second = tmp_path / "dino", tmp_path / "triplet"
-    for label, photo in itertools.product(range(32), range(4)):
+    for label, photo in itertools.product(range(32), range(4)):  # a label's photos are alike
         (tmp_path / "photos" / f"{label:02d}").mkdir(parents=True, exist_ok=True)
-        image = np.random.default_rng(10 * label + photo).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        image = np.random.default_rng(label).integers(0, 200, (40, 30, 3), dtype=np.uint8)
+        image += np.random.default_rng(10 * label + photo).integers(0, 56, (40, 30, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / "photos" / f"{label:02d}" / f"{photo}.png")
     photos = ["--config.data.source=image_folder", f"--config.data.root={tmp_path / 'photos'}"]
     few = [f"--config.train.{name}=5" for name in ("steps", "steps_per_call", "save_every")]
