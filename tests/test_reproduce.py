@@ -310,6 +310,9 @@ def test_intervals_are_drawn_highest_first():
     assert chart.index("better") < chart.index("worse")
     assert "0.500 ± 0.100" in chart
     assert ">0.900<" in chart
+    assert ">mAP, with 95 % intervals<" in chart
+    alone = intervals_chart({"one": Interval(0.5, float("nan"), 1)}, "mAP", percent=False)
+    assert ">mAP, one run each<" in alone
     (line,) = re.findall(r'class="interval" x1="([\d.]+)" x2="([\d.]+)" y1="70"', chart)
     left, right = map(float, line)
     # 0.4 to 0.6 on an axis that goes from there to 0.9, with a margin of a twentieth each side.

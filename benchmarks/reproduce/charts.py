@@ -39,7 +39,7 @@ def intervals_chart(values: Mapping[str, Interval], title: str, *, percent: bool
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
 
     height = TOP + LINE * len(ordered) + 12
-    told = f"{title}, with 95 % intervals"
+    told = f"{title}, {'with 95 % intervals' if halves.any() else 'one run each'}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(told)}"><style>{STYLE}</style><text x="12" y="24">{escape(told)}</text>'
