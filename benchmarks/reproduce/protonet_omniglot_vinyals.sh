@@ -3,7 +3,7 @@
 # protocol = "Omniglot, Vinyals' lists with rotations; 15 queries, 600 test episodes, running statistics (not transductive). 60-way training with as many shots and 5 queries, on the training and validation lists, as the paper ends; beside the paper: drawings turned by up to 10 degrees, stretched by 15 %, sheared by 0.15 and moved by a pixel, and a cosine from 0.002 over 10,000 steps"
 # source = "Snell et al. 2017"
 # needs = ["OMNIGLOT"]
-# time = "an hour on two CPU cores"
+# time = "two hours on one busy CPU core"
 # [rows.1shot]
 # figures."accuracy" = { name = "5-way 1-shot", published = "98.8", expected = [98.5, 99.1] }
 # figures."20way/result.json:accuracy" = { name = "20-way 1-shot", published = "96.0", expected = [95.5, 96.5] }

@@ -156,7 +156,7 @@ class Loop:
             self.log.write(step, means)
             warning = self.watch({name.removeprefix("train/"): value for name, value in means.items()}, step)
             # Of each kind once: the same with other figures is no other.
-            kind = re.sub(r"[\d.]+", "", warning or "")
+            kind = re.sub(r"[\d.]+(e[-+]\d+)?", "", warning or "")
             if warning is not None and kind not in warned:
                 warned.add(kind)
                 self.progress.note(f"step {step:,}  warning: {warning}")
