@@ -4,7 +4,7 @@
 
 Each task is a sine of another amplitude (0.1 to 5) and phase (0 to pi), seen at ten points in -5 to 5. A network with
 two hidden layers of 40 is meta-trained so that one gradient step fits a new sine, and is compared with the same network
-trained on all sines at once, which can only learn their mean. Seconds on one core; the page shows both.
+trained on all sines at once, which can only learn their mean. Half a minute on two cores; the page shows both.
 
 It uses `fsl_jax.algorithms.inner.descend`, the inner loop of MAML, with a loss of its own: any differentiable loss will
 do.
