@@ -48,11 +48,11 @@ def _with_bar(items: Iterable[Item], description: str, total: int | None, unit: 
             now = time.monotonic()
             if now - start >= SILENT_SECONDS and now - drawn >= REDRAW_SECONDS:
                 bar = bar or _Bar(description, total)
-                bar.draw(done, f"{done / (now - start):,.0f} {unit}/s")
+                bar.draw(done, f"{_rate(done, now - start)} {unit}/s")
                 drawn = now
     finally:
         if bar is not None:
-            bar.close(done, f"{done / (time.monotonic() - start):,.0f} {unit}/s")
+            bar.close(done, f"{_rate(done, time.monotonic() - start)} {unit}/s")
 
 
 class Counter:
@@ -85,9 +85,9 @@ class Counter:
                 self._shown = now
         elif seconds >= SILENT_SECONDS:
             self._bar = self._bar or _Bar(self._description, total)
-            self._bar.draw(done, f"{done / seconds:,.0f} {self._unit}/s")
+            self._bar.draw(done, f"{_rate(done, seconds)} {self._unit}/s")
         if done >= total and self._bar is not None:
-            self._bar.close(done, f"{done / seconds:,.0f} {self._unit}/s")
+            self._bar.close(done, f"{_rate(done, seconds)} {self._unit}/s")
             self._bar = None
 
 
@@ -128,9 +128,15 @@ def _with_lines(items: Iterable[Item], description: str, total: int | None, unit
             printed = now
 
 
+def _rate(items: float, seconds: float) -> str:
+    """Items a second: whole ones, where there is one in a second."""
+    rate = items / seconds
+    return f"{rate:,.0f}" if rate >= 1 else f"{rate:.1g}"
+
+
 def _line(description: str, done: int, total: int | None, unit: str, seconds: float) -> str:
-    rate = done / seconds
+    rate = _rate(done, seconds)
     if total is None:
-        return f"{description}: {done:,} {unit}, {rate:,.0f}/s"
-    left = max(total - done, 0) / rate
-    return f"{description}: {done:,} of {total:,} {unit}, {rate:,.0f}/s, {left:,.0f} s left"
+        return f"{description}: {done:,} {unit}, {rate}/s"
+    left = max(total - done, 0) * seconds / max(done, 1)
+    return f"{description}: {done:,} of {total:,} {unit}, {rate}/s, {left:,.0f} s left"

@@ -38,6 +38,12 @@ def test_prints_a_line_every_ten_seconds_where_stderr_is_no_terminal(capsys, clo
     ]
 
 
+def test_a_rate_below_one_a_second_is_not_shown_as_none(capsys, clock):
+    run(range(3), clock, seconds=12.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "reading: 1 of 3 photos, 0.08/s, 24 s left"
+
+
 def test_counts_without_a_total_where_the_length_is_unknown(capsys, clock):
     run(iter(range(11)), clock, seconds=1.0)
     assert capsys.readouterr().err == "reading: 10 photos, 1/s\n"
