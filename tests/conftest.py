@@ -1,6 +1,7 @@
 """Eight CPU devices, no silent broadcasting between ranks, and the real data where it is at hand."""
 
 import os
+import signal
 from pathlib import Path
 
 # Tests compile many small programs and run each for a moment: three quarters of the time is saved by not polishing
@@ -12,6 +13,10 @@ os.environ.setdefault(
 
 # Programs of tests would only fill the user's cache.
 os.environ.setdefault("FSL_JAX_COMPILATION_CACHE", "off")
+
+# A shell has what runs in its background ignore Ctrl-C, and so would the programs that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest
