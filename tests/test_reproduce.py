@@ -319,8 +319,13 @@ def test_intervals_are_drawn_highest_first():
     np.testing.assert_allclose((right - left) / (720 - 230 - 90), 0.2 / (0.5 * 1.1), atol=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", FIRST, ids=lambda row: row.name)
+def of_its_time(row):
+    """Rows that fine-tune large networks take minutes for two steps."""
+    large = {"LUMA", "FASHION"} & set(row.needs)
+    return pytest.param(row, id=row.name, marks=pytest.mark.release if large else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("row", [of_its_time(row) for row in FIRST])
 def test_a_row_of_each_script_takes_two_steps(row, tmp_path, environment):
     missing = [name for name in row.needs if name not in environment]
     if missing:
