@@ -46,14 +46,15 @@ def presets_of(file):
     return ["", "smoke", *(name for part in parts for name in getattr(module, part, ())), *more]
 
 
-CASES = [
-    # Other settings, minings and losses compile for minutes in all; the parts of each are tested by themselves.
-    pytest.param(file, preset, marks=[] if preset in ("", "smoke") else [pytest.mark.slow])
-    for file in FILES
-    for preset in presets_of(file)
-    # A preset that differs by its way alone is the same program at another size.
-    if not preset.startswith("omniglot_20way_5")
-]
+def marks_of(preset):
+    """Other settings, minings and losses compile for minutes in all; the parts of each are tested by themselves."""
+    if preset in ("", "smoke"):
+        return []
+    # The same program as of 5-way 1-shot, at another size.
+    return [pytest.mark.release if preset.endswith("_5shot") or "_20way" in preset else pytest.mark.slow]
+
+
+CASES = [pytest.param(file, preset, marks=marks_of(preset)) for file in FILES for preset in presets_of(file)]
 
 
 def small(config):
